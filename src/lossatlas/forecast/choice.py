@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -67,9 +68,9 @@ def fit_best(
     return replace(best, alternatives=tuple(sorted(tried, key=_order)))
 
 
-def fit_or_better(law: Law, curves: Sequence[Curve], **settings: object) -> Fit:
+def fit_or_better(law: Law, curves: Sequence[Curve], **settings: Any) -> Fit:
     """Fit a law; where it fails its checks, the best other law of rates that passes them."""
-    first = fit(law, curves, **settings)  # type: ignore[arg-type]
+    first = fit(law, curves, **settings)
     if first.verdict.usable is not False or not isinstance(law, ScheduleLaw):
         return first
     try:
@@ -104,5 +105,5 @@ def _candidates(curves: Sequence[Curve], laws: Sequence[Law] | None) -> list[Law
         return list(laws)
     if any(isinstance(curve, Curve) and curve.lr is None for curve in curves):
         return [PowerLaw()]
-    every = [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
+    every: list[Law] = [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
     return [*every, PowerLaw()] if len(curves) == 1 else every

@@ -120,7 +120,7 @@ def _rises(curve: Curve) -> bool:
     third = max(curve.step.size // 3, 1)
     log = np.log(curve.loss)
     rise = float(np.median(log[-third:]) - np.median(log[:third]))
-    return rise > FALLS * 1.25 * neighbor_noise(log) * np.sqrt(2 / third)
+    return bool(rise > FALLS * 1.25 * neighbor_noise(log) * np.sqrt(2 / third))
 
 
 def off_by(error: float, is_bound: bool = False) -> str:
