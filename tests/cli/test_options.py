@@ -156,6 +156,7 @@ EXCEPTIONS |= {
     ("edit", "factors_data"): "the objective of `factors`",
 }
 EXCEPTIONS |= {
+    ("inits rank", "weights"): "`problem.weights(ranking.candidates[k])`",
     ("survey", "along"): "`survey_along`, of files in order",
     ("survey", "film"): "`write_film`",
     ("survey", "figures"): "`save_figures`; none by default",
