@@ -143,7 +143,7 @@ def read_csv(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "run.csv"
-        ...     _ = path.writetext_of("step,loss,lr\n10,3.0,0.1\n20,2.5,0.1\n")
+        ...     _ = path.write_text("step,loss,lr\n10,3.0,0.1\n20,2.5,0.1\n")
         ...     curve = read_csv(path)
         >>> curve.name, curve.loss.tolist(), curve.lr.size
         ('run', [3.0, 2.5], 20)
@@ -247,7 +247,7 @@ def read_points(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "runs.csv"
-        ...     _ = path.writetext_of("loss,params\n3.0,1e6\n2.5,1e7\n")
+        ...     _ = path.write_text("loss,params\n3.0,1e6\n2.5,1e7\n")
         ...     curve = read_points(path, size="params")
         >>> curve.size.tolist()
         [1000000.0, 10000000.0]
@@ -289,7 +289,7 @@ def read_wandb(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "chart.csv"
-        ...     _ = path.writetext_of("Step,a - train/loss,b - train/loss\n1,3,4\n2,2,3\n")
+        ...     _ = path.write_text("Step,a - train/loss,b - train/loss\n1,3,4\n2,2,3\n")
         ...     curves = read_wandb(path)
         >>> [curve.name for curve in curves]
         ['a', 'b']
@@ -339,7 +339,7 @@ def read_tensorboard(
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "loss.csv"
-        ...     _ = path.writetext_of("Wall time,Step,Value\n0,10,3.0\n1,20,2.5\n")
+        ...     _ = path.write_text("Wall time,Step,Value\n0,10,3.0\n1,20,2.5\n")
         ...     curve = read_tensorboard(path)
         >>> curve.step
         array([10, 20])
@@ -463,7 +463,7 @@ def read_trainer_state(
         >>> with TemporaryDirectory() as folder:
         ...     log = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.5}]
         ...     path = Path(folder) / "trainer_state.json"
-        ...     _ = path.writetext_of(json.dumps({"log_history": log}))
+        ...     _ = path.write_text(json.dumps({"log_history": log}))
         ...     curve = read_trainer_state(folder)
         >>> curve.loss
         array([3. , 2.5])
