@@ -1,5 +1,6 @@
 """Where an error comes from, and what it says: in code of the user, or in what is installed."""
 
+import inspect
 import os
 import sysconfig
 import traceback
@@ -19,6 +20,14 @@ def user_frame(error: BaseException, *, but: str = "") -> traceback.FrameSummary
     """The last line of the user's own code that an error passed through."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
     return next((f for f in frames if f.filename != but and _is_the_users(f.filename)), None)
+
+
+def user_level() -> int:
+    """The `stacklevel` with which a warning of the caller names the user's own line."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and not _is_the_users(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def reason_of(error: BaseException) -> str:

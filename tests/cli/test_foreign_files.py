@@ -324,6 +324,21 @@ def test_a_moved_folder_is_done_already(place, monkeypatch, capsys):
     (place / "run").rename(place / "moved")
     code, _, error = call(monkeypatch, capsys, *given[:-2], "moved")
     assert (code, "already done" in error) == (0, True)
+    code, text, _ = call(monkeypatch, capsys, *given[:-2], "moved", "--json")
+    assert json.loads(text)["files"] == {"spectra": "moved/spectra.nc"}
+
+
+def test_a_file_of_json_that_is_no_record_is_foreign(place, no_work, monkeypatch, capsys):
+    (place / "run").mkdir()
+    (place / "run" / "weights.json").write_text('{"lossatlas": "0.2"}')
+    code, _, error = call(monkeypatch, capsys, *arguments("weights"))
+    assert (code, "weights.json' would be overwritten" in error) == (2, True)
+
+
+def test_a_refused_run_leaves_no_folder_that_it_made(place, monkeypatch, capsys):
+    given = ["weights", "missing.safetensors", "--out", "deep/down/run"]
+    assert call(monkeypatch, capsys, *given)[0] == 2
+    assert not (place / "deep").exists()
 
 
 def test_a_record_without_a_list_names_its_results(place, monkeypatch, capsys):

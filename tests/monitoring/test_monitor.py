@@ -213,8 +213,10 @@ def test_a_training_without_a_reading_says_so_at_its_end(monkeypatch, tmp_path):
     clock, path = Clock(monkeypatch), tmp_path / "run" / "m.nc"
     watch = Training().monitor("loss", every=5, to=path)
     watch.objective.walk_seconds = 1.0, watch.objective.device
-    with pytest.warns(UserWarning, match=r"Nothing was read yet.*share=None"), watch:
+    said = r"Nothing was read yet.*share=None"
+    with pytest.warns(UserWarning, match=said) as caught, watch:
         overhead_along(watch, clock, 20, seconds=0.001)
+    assert caught[0].filename == __file__
     log = la.load(path)
     assert log == watch.log
     assert len(log) == 0
@@ -269,6 +271,25 @@ def test_a_resumed_training_reads_the_same():
     for name in ("values", "errors"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     assert ours.turns == theirs.turns
+
+
+@pytest.mark.parametrize("before", ["context", "reading", "nothing"])
+def test_a_resumed_training_goes_on_at_its_turns_and_at_its_pace(before, monkeypatch, tmp_path):
+    clock, path = Clock(monkeypatch), tmp_path / "m.nc"
+    first = Training().monitor("loss", every=5, share=0.1, to=path)
+    costing(clock, {"loss": 2.0}, first, monkeypatch)
+    overhead_along(first, clock, 201)
+    first.close()
+    again = Training().monitor("loss", every=5, share=0.1, to=path, resume=True)
+    if before == "context":
+        again.__enter__()
+    elif before == "reading":
+        again.read()
+    for step in range(202, 207):
+        clock.now += 1
+        again.step(step=step)
+    assert again._turns - first._turns == 1
+    assert again.log.due["loss"] == pytest.approx(first.log.due["loss"], abs=25)
 
 
 def test_a_log_takes_the_place_of_a_log_and_of_no_other_file(tmp_path):
@@ -353,8 +374,26 @@ def test_a_place_that_cannot_be_written_warns_once(tmp_path):
     watch = training.monitor("loss", every=2, share=None, to=tmp_path / "no" / "m.nc")
     with pytest.warns(UserWarning, match="could not be sent") as caught:
         training.go(6, watch)
-    assert len(caught) == 1
+    watch.close()
+    assert [each.filename for each in caught] == [__file__]
     assert len(watch.log) == 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_error_of_the_training_is_the_one_that_is_seen(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch = Training().monitor("loss", every=5)
+    watch.objective.walk_seconds = 1.0, watch.objective.device
+    overhead_along(watch, clock, 20, seconds=0.001)
+    with pytest.raises(KeyError, match="of the training"), watch:
+        raise KeyError("of the training")
+
+
+def test_one_reading_has_one_update():
+    watch = Training().monitor("loss")
+    watch.step()
+    watch.read()
+    assert watch.log.headline().startswith("1 reading at update 1:")
 
 
 def test_a_context_writes_at_its_end(tmp_path):

@@ -117,3 +117,14 @@ def test_iterators_and_random_streams_are_told_how_to_take_some():
 
     with pytest.raises(StochasticError, match=r"pass list\(loader\).*islice"):
         objective(Shuffled())
+
+
+@pytest.mark.parametrize("error", [TypeError, NotImplementedError, AttributeError, ValueError])
+def test_a_length_that_is_not_known_may_be_told_in_any_way(error):
+    class Unknown(Stream):
+        def __len__(self):
+            raise error
+
+    assert objective(Unknown(3)).count == 3
+    with pytest.raises(DataError, match="no length and did not end after 20"):
+        objective(Unknown())

@@ -296,8 +296,9 @@ PLAIN = {
 def test_missing_batches_are_told_before_the_training(model, build):
     with pytest.warns(
         UserWarning, match=r"running statistics \('.*as `batches=`, here or later"
-    ):
+    ) as caught:
         build(model)
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.filterwarnings("error")

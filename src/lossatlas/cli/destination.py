@@ -65,15 +65,15 @@ class Destination:
         """Make the folder, and keep other runs out of it, or off the name of the files."""
         from lossatlas.io import occupied
 
-        is_new = not self.folder.exists()
+        made = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
         try:
             with occupied(self.folder, self.out.stem if self.is_file else ""):
                 yield
         finally:
-            if is_new:
-                # A run that was refused leaves nothing, not even its empty folder.
-                with suppress(OSError):
-                    self.folder.rmdir()
+            # A run that was refused leaves nothing, not even its empty folder.
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
     @property
     def _suffix(self) -> str:

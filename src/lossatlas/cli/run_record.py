@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ class RunRecord:
         """What this very run printed, where it was done before and its files are there."""
         if self.files.keeps or self._known.get("run") != self._run or self._missing():
             return None
-        return Printed(**self._known["printed"])
+        printed = Printed(**self._known["printed"])
+        return replace(printed, files={n: self._now(p) for n, p in printed.files.items()})
 
     def check(self, *, resume: bool, fresh: bool) -> str:
         """Refuse to overwrite what an earlier call left; otherwise a note, or nothing."""
@@ -89,6 +91,7 @@ class RunRecord:
             return
         files, ours = self.files.found(self.files.patterns), self._ours()
         held: dict[str, Any] = {"files": files, "ours": sorted(ours.union(files))}
+        held["folder"] = str(self.files.place.folder)
         if not self.files.keeps:
             held |= {"run": self._run, "printed": vars(printed)}
         self._write(held)
@@ -139,10 +142,11 @@ class RunRecord:
         if foreign:
             named = " and ".join(repr(str(path)) for path in foreign[:3])
             more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            it = "it" if len(foreign) == 1 else "them"
             raise FileError(
-                f"{named}{more} would be overwritten, and no run of this command wrote it: "
-                "give another --out or name, or move it away; --fresh replaces only what a run "
-                "wrote."
+                f"{named}{more} would be overwritten, and no run of this command wrote {it}: "
+                f"give another --out or name, or move {it} away; --fresh replaces only what a "
+                "run wrote."
             )
         self._refuse_inputs()
 
@@ -187,7 +191,15 @@ class RunRecord:
             return {}
         if _MARK not in found and {"run", "printed"} <= found.keys():
             return self._with_list(found)
-        return found if _MARK in found and found["command"] == self.files.command else {}
+        is_ours = _MARK in found and found.get("command") == self.files.command
+        return found if is_ours else {}
+
+    # Where a file is that was printed, should the folder have another name today.
+    def _now(self, file: str) -> str:
+        path, before = Path(file), self._known.get("folder")
+        if before is None or not path.is_relative_to(before):
+            return file
+        return str(self.files.place.folder / path.relative_to(before))
 
     # A record of before there was a list: it names results, and folders of pictures.
     def _with_list(self, record: dict[str, Any]) -> dict[str, Any]:

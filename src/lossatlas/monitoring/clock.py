@@ -35,6 +35,13 @@ class Clock:
     at: int = 0
     timed: int = 0
 
+    def begin(self, update: int) -> None:
+        """Count from this update on; those before it were made elsewhere."""
+        if self.since is None:
+            self.tick(update)
+        else:
+            self.at = update - 1
+
     def tick(self, update: int) -> None:
         """Count the time since the last tick as training, up to an update."""
         now = time.perf_counter()

@@ -29,7 +29,7 @@ from lossatlas.objective import Objective
 from lossatlas.ranks import is_first
 from lossatlas.result import Estimate
 from lossatlas.text import slug
-from lossatlas.tracebacks import reason_of
+from lossatlas.tracebacks import reason_of, user_level
 
 Readings = Mapping[str, Estimate]
 _FORMAT = 1
@@ -165,7 +165,7 @@ class Monitor:
         self.objective, self.every, self.share = objective, every, share
         self.optimizer, self.lr, self.seed = optimizer, lr, seed
         self._instruments = _named(instruments)
-        self.done = 0
+        self.done, self._is_new = 0, True
         self._clock, self._losses = Clock(), _Losses()
         self._steps: list[int] = []
         self._rows: list[dict[str, _Row]] = []
@@ -216,10 +216,10 @@ class Monitor:
         before, self.done = self.done, self.done + 1 if step is None else int(step)
         if loss is not None:
             self.observe(loss)
-        if self._clock.since is None:
-            # Turns before the first call were those of somebody else.
-            self._clock.tick(self.done)
-            before = self.done - 1
+        if self._is_new:
+            # Updates and turns before the first call were those of somebody else.
+            self._is_new, before = False, self.done - 1
+            self._clock.begin(self.done)
         # A step that was counted by somebody else may pass over a turn.
         if self.done // self.every == before // self.every:
             return {}
@@ -322,17 +322,20 @@ class Monitor:
         targets: list[Callable[[], Any]] = [partial(self._save, path) for path in self._files]
         targets += [partial(each.log, values, self.done) for each in self._trackers]
         for place, send in enumerate(targets):
-            try:
-                send()
-            except Exception as error:
-                # A disk that is full or a server that is gone must not end a training.
-                if place not in self._lost:
-                    self._lost.add(place)
-                    warnings.warn(
-                        f"readings could not be sent ({reason_of(error)}); the training goes "
-                        "on, and `log` holds them.",
-                        stacklevel=6,
-                    )
+            self._try(place, send)
+
+    def _try(self, place: int, send: Callable[[], Any]) -> None:
+        try:
+            send()
+        except Exception as error:
+            # A disk that is full or a server that is gone must not end a training.
+            if place not in self._lost:
+                self._lost.add(place)
+                warnings.warn(
+                    f"readings could not be sent ({reason_of(error)}); the training goes on, "
+                    "and `log` holds them.",
+                    stacklevel=user_level(),
+                )
 
     def _save(self, path: Path) -> None:
         self.log.save(path)
@@ -390,18 +393,22 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._close(failed=error is not None)
 
     def close(self) -> None:
         """Write the files once more, with the times up to now; warn where nothing was read."""
+        self._close()
+
+    def _close(self, *, failed: bool = False) -> None:
         if self.is_silent or not is_first():
             return
         if self._clock.since is not None:
             self._clock.tick(self.done)
-        for path in self._files if self.done else ():
-            self._save(path)
-        if self._turns and not self._steps:
-            warnings.warn(" ".join(self.log.sentences()), stacklevel=2)
+        for place, path in enumerate(self._files if self.done else ()):
+            self._try(place, partial(self._save, path))
+        # The error of a training that failed is all that counts then.
+        if self._turns and not (self._steps or failed):
+            warnings.warn(" ".join(self.log.sentences()), stacklevel=user_level())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs to go on with its readings.
@@ -443,7 +450,7 @@ class Monitor:
         ]
         self._turns, self._missing = state_dict["turns"], dict(state_dict["missing"])
         self._skipped |= {k: v for k, v in state_dict["skipped"].items() if k in self._skipped}
-        self._clock = Clock(**state_dict["clock"])
+        self._clock, self._is_new = Clock(**state_dict["clock"]), True
         self._losses = _Losses(*state_dict["losses"])
 
     def _take_up(self) -> None:
@@ -459,6 +466,7 @@ class Monitor:
             self._steps, self._rows = found.steps.tolist(), _rows_of(found)
             self._clock.training = found.training_seconds
             self._clock.monitoring = found.monitoring_seconds
+            self._clock.at = self._clock.timed = max([found.updates, *self._steps])
             self._clock.last = dict(found.costs)
             self._turns = found.turns
             self._skipped |= {k: v for k, v in found.skipped.items() if k in self._skipped}

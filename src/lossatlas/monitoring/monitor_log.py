@@ -123,7 +123,8 @@ class MonitorLog(Result):
         """How many readings there are, and what they cost."""
         if not len(self):
             return "Nothing was read yet."
-        span = f"updates {int(self.steps[0]):,} to {int(self.steps[-1]):,}"
+        first, last = (f"{int(self.steps[at]):,}" for at in (0, -1))
+        span = f"update {first}" if len(self) == 1 else f"updates {first} to {last}"
         cost = ""
         if math.isfinite(self.overhead):
             limit = "" if math.isnan(self.share) else f", at most {percent(self.share)} allowed"

@@ -51,12 +51,12 @@ def check_batches(batches: Any) -> Iterable[Batch]:
     return found
 
 
-def known_length(batches: Iterable[Batch]) -> int | None:
+def known_length(batches: Iterable[Batch], measure: Callable[[Any], int] = len) -> int | None:
     """How many batches there are, where they say so."""
     try:
-        # Every DataLoader has `__len__`; over an IterableDataset it raises.
-        return len(batches)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
+        # Every DataLoader has `__len__`; over a stream it raises, each kind in its own way.
+        return measure(batches)
+    except (TypeError, NotImplementedError, AttributeError, ValueError):
         return None
 
 
@@ -64,7 +64,8 @@ def walk_to_end(batches: Iterable[Batch]) -> Iterator[Batch]:
     """All batches, one after another; data that seem never to end are an error."""
     length = known_length(batches)
     # Also of what only knows an upper bound, which Python calls a hint.
-    most = MOST_BEYOND + (operator.length_hint(batches, 0) if length is None else length)
+    bound = known_length(batches, operator.length_hint) if length is None else length
+    most = MOST_BEYOND + (bound or 0)
     for count, batch in enumerate(batches):
         if count >= most:
             told = "no length" if length is None else f"a length of {length:,}"

@@ -16,6 +16,7 @@ from lossatlas.objective import Batch
 from lossatlas.objective.batches import check_walkable, known_length, to_device
 from lossatlas.objective.modes import norm_layers, recalibrate
 from lossatlas.objective.user_code import wrap_errors
+from lossatlas.tracebacks import user_level
 
 Forward = Callable[[nn.Module, Batch], Any]
 # Of batches without a length, which may never end.
@@ -48,7 +49,7 @@ def check_statistics(
     if batches is not None:
         check_walkable(batches)
     for name in _own_statistics(model):
-        warnings.warn(_NOT_OURS.format(name=name), stacklevel=4)
+        warnings.warn(_NOT_OURS.format(name=name), stacklevel=user_level())
         break
     layers = tracking_layers(model)
     if not layers:
@@ -57,7 +58,7 @@ def check_statistics(
         first = ", ".join(f"'{name}'" for name in islice(layers, 2))
         told = f"{first}, ..." if len(layers) > 2 else first
         kind = type(model).__name__
-        warnings.warn(_LATER.format(model=kind, layers=told), stacklevel=4)
+        warnings.warn(_LATER.format(model=kind, layers=told), stacklevel=user_level())
     elif isinstance(batches, Sequence):
         # A loader is not drawn from: its generator would shuffle the training otherwise.
         with preserved_statistics(layers.values()):

@@ -193,7 +193,7 @@ class SuggestedLR(Result):
         if not self.helps:
             return (
                 f"No rate is seen to help: the best of {len(self.rates)} short runs "
-                f"{self._gained()} of {self._judges()}. What follows is no recommendation: "
+                f"{self._gained()}. What follows is no recommendation: "
                 "look at labels and data, take more of them, or longer runs (`updates`)."
             )
         return (
@@ -204,7 +204,7 @@ class SuggestedLR(Result):
     def _gained(self) -> str:
         gain = with_error(abs(self.gain.value), self.gain.stderr)
         side = "lowers" if self.gain.value > 0 else "raises"
-        return f"{side} the loss by {gain}"
+        return f"{side} the loss on {self._judges()} by {gain}"
 
     def _judges(self) -> str:
         kind = "held-out" if self.held_out else "training"
