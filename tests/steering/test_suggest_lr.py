@@ -143,7 +143,7 @@ def test_the_gain_is_a_plain_difference(batches):
     assert found.gain.samples == found.units == 320
     assert best > 0
     flat = replace(found, gain=replace(found.gain, value=-0.1))
-    assert "raises the loss by 0.1" in flat.headline()
+    assert "raises the loss on 320 held-out examples by 0.1" in flat.headline()
 
 
 def test_another_model_to_judge_is_named_before_the_runs(batches):

@@ -193,8 +193,8 @@ class SuggestedLR(Result):
         if not self.helps:
             return (
                 f"No rate is seen to help: the best of {len(self.rates)} short runs "
-                f"{self._gained()}. What follows is no recommendation: "
-                "look at labels and data, take more of them, or longer runs (`updates`)."
+                f"{self._gained()}. Do not train at the rate below: check labels and data, or "
+                "give more examples or longer runs (`updates`)."
             )
         return (
             f"Start {self.optimizer} at a peak learning rate of {number(self.lr, 3)}; the best "
