@@ -71,6 +71,7 @@ def fit(
     Source: Luo et al., ICLR 2025, app. C (Huber loss on logs), arXiv:2503.12811.
 
     Examples:
+        >>> from lossatlas.forecast import PowerLaw
         >>> step = np.arange(10, 500, 10)
         >>> fitted = fit(PowerLaw(), Curve(step, 2 + 3 * step**-0.5), check=False)
         >>> {name: round(value, 3) for name, value in fitted.parameters.items()}
