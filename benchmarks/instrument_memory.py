@@ -22,8 +22,8 @@ _WIDTH = 600 if harness.QUICK else 3000
 _FACTORS: dict[int, weights.Factors] = {}
 # Examples of a batch: as many where activations are what is held as make more than noise.
 _FEW, _MANY = 8, {"value": _WIDTH, "representations": _WIDTH // 10}
-# 400 vectors of 18M parameters would be 29 GB.
-_NARROW = {"learning_coefficient": _WIDTH // 15}
+# 400 vectors of 18M parameters would be 29 GB; factors of wide layers take many minutes.
+_NARROW = {"learning_coefficient": _WIDTH // 15, "edit_curve": 2 * _WIDTH // 5}
 Call = Callable[[la.Objective, dict[str, Any], dict[str, Any]], Any]
 
 

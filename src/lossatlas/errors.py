@@ -69,5 +69,9 @@ class RankError(AtlasError, RuntimeError):
     """A process of a group failed, is gone, or holds something else than the others."""
 
 
+class RankMemoryError(RankError, MemoryError):
+    """Another process of the group ran out of memory."""
+
+
 class RankWarning(UserWarning):
     """A number is of the data of one process, and other processes have data of their own."""

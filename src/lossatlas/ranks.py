@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lossatlas.errors import ArgumentError, AtlasError, RankError
-from lossatlas.shards import is_sharded
+from lossatlas.errors import ArgumentError, AtlasError, RankError, RankMemoryError
+from lossatlas.memory import is_out_of_memory
+from lossatlas.shards import is_gone, is_sharded
 from lossatlas.tracebacks import reason_of
 
 T = TypeVar("T")
@@ -47,6 +48,9 @@ class Ranks:
                 f"torch.distributed.group.WORLD; got {group!r}."
             )
         self.group = group
+        # Whether what `share` runs sends something itself: a process that fails in it must not
+        # send anything else, which the others would take for what they wait for.
+        self.passes_send = False
         try:
             self.rank, self.size = spread.get_rank(group), spread.get_world_size(group)
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
@@ -75,7 +79,8 @@ class Ranks:
             What it gave, in the order of the ranks.
 
         Raises:
-            RankError: it failed elsewhere, or a process has another point.
+            RankError: it failed elsewhere (RankMemoryError: for want of memory), or a process
+                has another point.
         """
         mine: T | None = None
         error: Exception | None = None
@@ -84,10 +89,10 @@ class Ranks:
         except Exception as failure:
             # Whatever went wrong here, the others are waiting to be told.
             error = failure
-        if isinstance(error, RankError):
+        if error is not None and (self.passes_send or isinstance(error, RankError)):
             raise error
         try:
-            reason = None if error is None else reason_of(error)
+            reason = None if error is None else (reason_of(error), is_out_of_memory(error))
             numbers = _sample(at) if isinstance(at, dict) and error is None else []
             found = self.gather((mine, reason, numbers))
         except RankError:
@@ -99,11 +104,12 @@ class Ranks:
         self._check(found)
         return [value for value, _, _ in found]  # type: ignore[misc]
 
-    def _check(self, found: list[tuple[Any, str | None, list[float]]]) -> None:
+    def _check(self, found: list[tuple[Any, tuple[str, bool] | None, list[float]]]) -> None:
         for rank, (_, reason, numbers) in enumerate(found):
             if reason is not None:
-                raise RankError(
-                    f"rank {rank} of {self.size} failed ({reason}), so no rank has the number; "
+                told, of_memory = reason
+                raise (RankMemoryError if of_memory else RankError)(
+                    f"rank {rank} of {self.size} failed ({told}), so no rank has the number; "
                     "mend it there and start all processes anew."
                 )
             if not _alike(found[0][2], numbers):
@@ -145,10 +151,21 @@ class Ranks:
                 )
 
     def _call(self, function: Callable[..., object], *args: Any, **options: Any) -> None:
+        if not self._is_alive:
+            # Collectives of a group that was destroyed may still work, on some processes.
+            raise RankError(_GONE.format("it was destroyed"))
         try:
             function(*args, **options)
         except (RuntimeError, ValueError) as error:
             raise RankError(_GONE.format(_reason(error))) from error
+
+    @property
+    def _is_alive(self) -> bool:
+        spread = torch.distributed
+        try:
+            return bool(spread.get_rank(self.group) == self.rank)
+        except (ValueError, RuntimeError, AttributeError):
+            return False
 
     def __getstate__(self) -> dict[str, Any]:
         raise ArgumentError(
@@ -193,9 +210,14 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if is_initialized() else 1
 
 
+def own_rank() -> int:
+    """The number of this process among all; 0 without a process group."""
+    return torch.distributed.get_rank() if is_initialized() else 0
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes."""
-    return not is_initialized() or torch.distributed.get_rank() == 0
+    return own_rank() == 0
 
 
 def lost_rank(error: BaseException | None) -> AtlasError | None:
@@ -204,7 +226,7 @@ def lost_rank(error: BaseException | None) -> AtlasError | None:
         kind = type(error).__name__
         if kind.startswith("Dist") and kind.endswith("Error"):
             return RankError(_GONE.format(_reason(error)))
-        if isinstance(error, RuntimeError) and "gloo" in str(error):
+        if isinstance(error, RuntimeError) and ("gloo" in str(error) or is_gone(error)):
             return RankError(_GONE.format(_reason(error)))
         error = error.__cause__
     return None

@@ -1,9 +1,12 @@
 """Parameters that are pieces of a whole, one on each process (DTensor), and their wrappers."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, distributed, nn
+
+from lossatlas.errors import RankError
 
 # What wrappers of a module put into the names of its parameters.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -19,6 +22,8 @@ def is_sharded(value: object) -> bool:
 
 def whole(value: Any) -> Tensor:
     """The whole of a tensor; all processes that hold a piece must ask."""
+    if is_sharded(value):
+        groups_of([value.device_mesh])
     found: Tensor = value.full_tensor() if is_sharded(value) else value
     # What waits for the collective counts as another class of tensor.
     return found.wait() if hasattr(found, "wait") else found
@@ -38,6 +43,7 @@ def piece_of(full: Tensor, like: Any) -> Tensor:
         return full
     from torch.distributed.tensor import distribute_tensor
 
+    groups_of([like.device_mesh])
     value = full.detach().to(like.device)
     placed: Any = distribute_tensor(
         value, like.device_mesh, like.placements, src_data_rank=None
@@ -49,6 +55,7 @@ def piece_of(full: Tensor, like: Any) -> Tensor:
 def rows_of_piece(value: Any) -> range | None:
     """Which rows of a whole tensor a piece of it holds; None where it is cut otherwise."""
     mesh, placements = value.device_mesh, value.placements
+    groups_of([mesh])
     if mesh.ndim != 1 or not placements[0].is_shard(0):
         return None
     rows = value.shape[0]
@@ -62,6 +69,24 @@ def meshes_of(model: nn.Module) -> list[Any]:
     """The meshes of processes that parameters are spread over."""
     values: list[Any] = [value for value in model.parameters() if is_sharded(value)]
     return [value.device_mesh for value in values]
+
+
+def groups_of(meshes: Iterable[Any]) -> list[Any]:
+    """The groups of processes of meshes, which must not have been destroyed."""
+    try:
+        return [mesh.get_group(place) for mesh in meshes for place in range(mesh.ndim)]
+    except RuntimeError as error:
+        if not is_gone(error):
+            raise
+        raise RankError(
+            "the group of processes that this model is spread over was destroyed; start all of "
+            "them anew."
+        ) from None
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether torch says that a group of processes is no longer there."""
+    return "Could not resolve the process group" in str(error)
 
 
 def fsdp_modules(model: nn.Module) -> list[Any]:

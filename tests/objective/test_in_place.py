@@ -287,3 +287,44 @@ def test_offloaded_models_have_values_and_maps():
     with pytest.raises(LossError, match=r"offloaded.*map only"):
         objective.gradient()
     assert objective.value() == plain.value()
+
+
+def half_offloaded(inner: nn.Sequential, place: int, **options) -> nn.Sequential:
+    """One layer is offloaded, and the others are held as they are."""
+    hooks = pytest.importorskip("accelerate.hooks")
+    kept = {name: value.clone() for name, value in inner[place].state_dict().items()}
+    hook = hooks.AlignDevicesHook("cpu", offload=True, weights_map=kept, **options)
+    hooks.add_hook_to_module(inner[place], hook)
+    return inner
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_half_offloaded_models_have_values_and_maps_and_say_what_has_no_gradient(place):
+    model = network()
+    whole = la.Objective(network(), CE, batches())
+    half = half_offloaded(model, place)
+    objective = la.Objective(half, CE, batches())
+    assert objective.value() == pytest.approx(whole.value(), rel=1e-6)
+    maps = [
+        la.map_plane(o, la.random_plane(o, seed=3), points=3).values for o in (whole, objective)
+    ]
+    np.testing.assert_allclose(maps[1], maps[0], rtol=1e-6)
+    for call in (objective.gradient, lambda: la.trace(objective, limit=4)):
+        with pytest.raises(LossError, match=rf"'{place}.weight' is offloaded.*map only"):
+            call()
+    held = [name for name, value in half.named_parameters() if not value.is_meta]
+    part, truth = (
+        la.Objective(m, CE, batches(), params=held).gradient() for m in (half, whole.model)
+    )
+    for name, value in truth.items():
+        torch.testing.assert_close(part[name], value)
+
+
+def test_offloaded_buffers_and_weights_that_are_nowhere_are_refused():
+    model = network()
+    with pytest.raises(ModelError, match=r"buffer '1.running_mean' is offloaded"):
+        la.Objective(half_offloaded(network(), 1, offload_buffers=True), CE, batches())
+    half = half_offloaded(model, 0)
+    half[3] = half[3].to("meta")
+    with pytest.raises(ModelError, match=r"'3.weight' is on the meta device"):
+        la.Objective(half, CE, batches())

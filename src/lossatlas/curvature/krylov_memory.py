@@ -16,6 +16,7 @@ from lossatlas.linalg.krylov import Storage, krylov_bytes
 from lossatlas.memory import free_memory
 from lossatlas.objective import Objective
 from lossatlas.objective.gathered import sharding_groups
+from lossatlas.objective.shared import ran_out_somewhere
 from lossatlas.text import byte_size
 
 BasisKind = Literal["auto", "device", "host", "half"]
@@ -147,7 +148,14 @@ def plan_krylov(
             torch.promote_types(dtype, shapes[name].dtype),
             size + shapes[name].numel(),
         )
-    return request.plan(size, dtype, objective.device, partial(free_together, objective))
+    plan = request.plan(size, dtype, objective.device, partial(free_together, objective))
+    return replace(plan, storage=_in_step(objective, plan.storage))
+
+
+def _in_step(objective: Objective, storage: Storage) -> Storage:
+    # Processes that work together have the same basis.
+    told = partial(ran_out_somewhere, objective.model, objective.ranks)
+    return replace(storage, ran_out=told)
 
 
 def free_together(objective: Objective, device: torch.device) -> int | None:
@@ -173,11 +181,10 @@ def probing_storage(matrix: CurvatureOperator, rows: int, vectors: int = 3) -> S
         ArgumentError: not even the vectors fit.
     """
     free = partial(free_together, matrix.objective)
-    return Storage(
-        rows=probing_rows(
-            matrix.size, matrix.dtype, matrix.device, rows, vectors=vectors, free=free
-        )
+    fitting = probing_rows(
+        matrix.size, matrix.dtype, matrix.device, rows, vectors=vectors, free=free
     )
+    return _in_step(matrix.objective, Storage(rows=fitting))
 
 
 def probing_rows(

@@ -16,6 +16,7 @@ from lossatlas.landscape.engines import Engine, Task, build
 from lossatlas.memory import is_out_of_memory
 from lossatlas.objective import Objective
 from lossatlas.objective.in_place import is_collective
+from lossatlas.objective.shared import ran_out_somewhere
 from lossatlas.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -63,23 +64,33 @@ class Sparing:
     def __call__(self, coordinates: Array) -> Array:
         """The quantities of some points, as `Engine.evaluate`."""
         if not self.most:
-            try:
-                return self._engine.evaluate(coordinates)
-            except (MemoryError, RuntimeError) as error:
-                # Processes that work together would go out of step.
-                alone = self._engine.task.ranks is None
-                if not (is_out_of_memory(error) and alone) or len(coordinates) < 2:
-                    raise
-                self.most = max(1, min(len(coordinates), self._block) // 2)
-                logger.warning("memory ran out; going on with %d points at once", self.most)
+            found = self._at_once(coordinates)
+            if found is not None:
+                return found
+            self.most = max(1, min(len(coordinates), self._block) // 2)
+            logger.warning("memory ran out; going on with %d points at once", self.most)
         parts = range(0, len(coordinates), self.most)
         each = [self._engine.evaluate(coordinates[k : k + self.most]) for k in parts]
         return np.concatenate(each)
 
+    def _at_once(self, coordinates: Array) -> Array | None:
+        # None where memory ran out, on this process or on another that works along.
+        found, short = None, False
+        try:
+            found = self._engine.evaluate(coordinates)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(coordinates) < 2:
+                raise
+            short = True
+        task = self._engine.task
+        return None if ran_out_somewhere(task.objective.model, task.ranks, short) else found
+
     @property
     def _block(self) -> int:
-        # How many points an engine holds side by side.
-        return int(getattr(self._engine, "block", self._engine.chunk))
+        # How many points an engine holds side by side, on every process.
+        own = int(getattr(self._engine, "block", self._engine.chunk))
+        ranks = self._engine.task.ranks
+        return own if ranks is None else min(ranks.gather(own))
 
 
 class Points:

@@ -57,6 +57,10 @@ class Basis:
         """Whether rows are kept as vectors are, so that nothing has to be converted."""
         return self.kept_dtype == self.dtype and self.kept_device == self.device
 
+    def cut(self, rows: int) -> None:
+        """Forget all vectors but the first ones."""
+        self._filled = min(self._filled, rows)
+
     def append(self, vector: Tensor) -> None:
         """Take in one more vector."""
         place, row = divmod(self._filled, self._rows)

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 _ROUNDING = 10.0
 # A remainder this many times the rounding is nothing: what follows it would be noise.
 _NOTHING = 10.0
+# The numbers that a step changes.
+_OF_A_STEP = ("products", "run_products", "scale", "_dropped", "_most_stray", "_weak")
 # Up to here a tridiagonal matrix is solved without choosing how.
 _SMALL = 64
 
@@ -34,11 +36,13 @@ class Storage:
         rows: size of T that memory holds, at which runs for eigenvalues restart; None for any.
         dtype: type of its rows; that of vectors by default.
         device: where they are; where vectors are by default.
+        ran_out: whether memory ran out, here or on another process that takes the same steps.
     """
 
     rows: int | None = None
     dtype: torch.dtype | None = None
     device: torch.device | None = None
+    ran_out: Callable[[bool], bool] = bool
 
     def basis(self, start: Tensor) -> Basis:
         """The basis of a run from a vector."""
@@ -161,26 +165,47 @@ class Lanczos:
             steps: how many.
 
         Returns:
-            False where memory ran out: the space is then as it was before that product.
+            False where memory ran out: the space is then as it was before that product, on
+            all processes that take the same steps.
 
         Raises:
             MemoryError: it ran out before, or within the first step.
             RuntimeError: the same as torch says it, or another error.
         """
         for _ in range(min(steps, self.size - self.steps)):
-            kept: tuple[list[Any], ...] = (self.alpha, self.beta, self._strays, self.starts)
-            lengths, before = list(map(len, kept)), (self.products, self.run_products)
-            try:
-                self._step()
-            except (MemoryError, RuntimeError) as error:
-                if self.full or not is_out_of_memory(error) or not self.steps:
-                    raise
-                for each, length in zip(kept, lengths, strict=True):
-                    del each[length:]
-                self.products, self.run_products = before
+            undo = self._undo()
+            if self.storage.ran_out(self._lacks_memory()):
+                undo()
                 self.full = True
                 return False
         return True
+
+    def _undo(self) -> Callable[[], None]:
+        # What takes a step back, wherever it ended: on other processes it may be done.
+        grown: tuple[list[Any], ...] = (self.alpha, self.beta, self._strays, self.starts)
+        lengths, rows = list(map(len, grown)), len(self.basis)
+        numbers = {name: getattr(self, name) for name in _OF_A_STEP}
+        drawn = self._generator.get_state()
+
+        def undo() -> None:
+            for each, length in zip(grown, lengths, strict=True):
+                del each[length:]
+            for name, value in numbers.items():
+                setattr(self, name, value)
+            self.basis.cut(rows)
+            self._generator.set_state(drawn)
+
+        return undo
+
+    def _lacks_memory(self) -> bool:
+        # Whether memory ran out within a step, for the first time.
+        try:
+            self._step()
+        except (MemoryError, RuntimeError) as error:
+            if self.full or not is_out_of_memory(error) or not self.steps:
+                raise
+            return True
+        return False
 
     def _step(self) -> None:
         place, basis = self.steps, self.basis

@@ -19,7 +19,7 @@ from lossatlas.objective.in_place import is_collective
 from lossatlas.objective.lines import coarsest, noted_kinds
 from lossatlas.objective.selfcheck import PASSED, UNKNOWN, Check
 from lossatlas.ranks import Ranks
-from lossatlas.shards import is_sharded, meshes_of, reshard, whole
+from lossatlas.shards import groups_of, is_sharded, meshes_of, reshard, whole
 from lossatlas.text import byte_size
 from lossatlas.tracebacks import reason_of
 
@@ -97,7 +97,7 @@ def gathers(objective: "Objective") -> bool:
 def _check(objective: "Objective") -> Check:
     # A pass with whole weights gives the value of the model as it is.
     groups = sharding_groups(objective.model)
-    reason = _agreed(groups, _lacks_memory(objective))
+    reason = agreed(groups, _lacks_memory(objective))
     gap, coarser = math.nan, ""
     if not reason:
         try:
@@ -107,21 +107,21 @@ def _check(objective: "Objective") -> Check:
         # Whatever a module does that is written for its own piece of the weights.
         except Exception as error:
             reason = f"whole weights cannot be put into the model ({reason_of(error)})"
-        reason = _agreed(groups, reason)
+        reason = agreed(groups, reason)
     if reason:
         sentence = f"{reason}, so derivatives are differences of gradients"
         return Check("gathered", UNKNOWN, sentence=sentence)
     sentence = "whole weights on every process give the value of the sharded model"
-    return Check("gathered", PASSED, gap, f"{sentence}{_agreed(groups, coarser)}")
+    return Check("gathered", PASSED, gap, f"{sentence}{agreed(groups, coarser)}")
 
 
 def sharding_groups(model: nn.Module) -> list[Ranks]:
     """The groups of processes that hold pieces of a model."""
-    meshes = dict.fromkeys(meshes_of(model))
-    return [Ranks(mesh.get_group(place)) for mesh in meshes for place in range(mesh.ndim)]
+    return [Ranks(group) for group in groups_of(dict.fromkeys(meshes_of(model)))]
 
 
-def _agreed(groups: list[Ranks], reason: str) -> str:
+def agreed(groups: list[Ranks], reason: str) -> str:
+    """What one process of these groups has to say, if any has."""
     # One that cannot is enough: the others would wait for it.
     for ranks in groups:
         reason = next(filter(None, ranks.gather(reason)), "")

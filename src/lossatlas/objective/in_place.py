@@ -19,7 +19,9 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.shards import (
     fsdp_modules,
+    groups_of,
     is_sharded,
+    meshes_of,
     own_piece,
     piece_of,
     reshard,
@@ -131,6 +133,7 @@ class WeightsInPlace(Mapping[str, Tensor]):
         reshard(model)
         self.model, self._fsdp = model, fsdp_modules(model)
         self._every = list(model.parameters())
+        self._meshes = dict.fromkeys(meshes_of(model))
         every, kept = dict(model.named_parameters()), _kept_by_hooks(model)
         self.slots = {name: Slot(every[name], kept.get(name)) for name in names}
         for name, slot in self.slots.items():
@@ -198,6 +201,10 @@ class WeightsInPlace(Mapping[str, Tensor]):
         """Let the next pass read what is written, and not what it gathered or cast before."""
         reshard(self.model)
         torch.clear_autocast_cache()
+
+    def check_group(self) -> None:
+        """Refuse a pass whose processes are no longer joined."""
+        groups_of(self._meshes)
 
     @property
     def sums(self) -> bool:

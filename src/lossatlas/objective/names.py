@@ -85,9 +85,11 @@ def padding_rows(model: nn.Module, *, tied: bool = True) -> dict[str, int]:
 
 
 def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:
-    if not any(value.is_meta for value in every.values()):
+    values = [*every.values(), *model.buffers()]
+    if not any(value.is_meta for value in values):
         return
     if any(offloaded(module) for module in model.modules()):
+        _check_buffers(model)
         return
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         raise ModelError(
@@ -96,9 +98,19 @@ def _check_numbers(model: nn.Module, every: dict[str, Tensor]) -> None:
             "accelerate.hooks.remove_hook_from_submodules(model) once it is."
         )
     raise ModelError(
-        f"{type(model).__name__} has parameters on the meta device, which hold no numbers; "
-        "load weights first."
+        f"{type(model).__name__} has parameters or buffers on the meta device, which hold no "
+        "numbers; load weights first."
     )
+
+
+def _check_buffers(model: nn.Module) -> None:
+    # A pass may change buffers, and hooks take them away before that could be put back.
+    for name, value in model.named_buffers():
+        if value.is_meta:
+            raise ModelError(
+                f"the buffer '{name}' is offloaded, or on the meta device; keep buffers with "
+                "the model (offload_buffers=False), or load it whole."
+            )
 
 
 def _check_kinds(model: nn.Module) -> None:

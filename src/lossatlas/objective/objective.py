@@ -53,6 +53,7 @@ from lossatlas.objective.selfcheck import Check, in_order, state_check
 from lossatlas.objective.shared import (
     Shared,
     check_same_data,
+    checked_by_all,
     gather_pairs,
     merge,
     one_group,
@@ -188,23 +189,10 @@ class Objective:
         group: Any = None,
         in_place: bool | None = None,
     ) -> None:
-        _check_model(model)
-        if not callable(loss):
-            raise ArgumentError(f"`loss` must be callable; got {type(loss).__name__}.")
-        check_one_of("mode", mode, MODES)
-        if size is not None and not callable(size):
-            raise ArgumentError(
-                "`size` must be a function batch -> how many examples it holds; got "
-                f"{type(size).__name__}."
-            )
-        check_one_of("derivatives", derivatives, DERIVATIVES)
-        self.model, self.loss = model, loss
-        reshard(model)
-        in_place = needs_in_place(model) if in_place is None else in_place
+        self.model, self.loss, self.mode, self.size = model, loss, mode, size
+        self.derivatives = derivatives
+        self.placed = checked_by_all(model, group, partial(self._check, params, in_place))
         ranks = one_group(model, group)
-        self.mode, self.names, self.size = mode, tuple(select(model, params)), size
-        self.placed = WeightsInPlace(model, self.names) if in_place else None
-        self.names = self.names if self.placed is None else tuple(self.placed)
         self.shared = None if ranks is None else Shared(ranks, self, batches)
         self.batches = check_batches(batches) if self.shared is None else self.shared.own
         self.loss_modules = modules_of_loss(loss, model)
@@ -214,7 +202,6 @@ class Objective:
         self.count: int | None = None
         self.guard: WriteGuard | None = None
         self._named = wrap_errors("`loss`", loss_remedy(loss))
-        self.derivatives = derivatives
         self.is_checked = check
         self._start_anew()
         self.forget_data()
@@ -226,6 +213,25 @@ class Objective:
             self.shared.look()
         # Where all processes are: what later reads the decision may be one of them alone.
         decide_gathering(self)
+
+    def _check(
+        self, params: str | Iterable[str] | None, in_place: bool | None
+    ) -> WeightsInPlace | None:
+        # What arguments say by themselves: which parameters move, and in place or not.
+        _check_model(self.model)
+        if not callable(self.loss):
+            raise ArgumentError(f"`loss` must be callable; got {type(self.loss).__name__}.")
+        check_one_of("mode", self.mode, MODES)
+        if self.size is not None and not callable(self.size):
+            raise ArgumentError(
+                "`size` must be a function batch -> how many examples it holds; got "
+                f"{type(self.size).__name__}."
+            )
+        check_one_of("derivatives", self.derivatives, DERIVATIVES)
+        reshard(self.model)
+        self.names = tuple(select(self.model, params))
+        in_place = needs_in_place(self.model) if in_place is None else in_place
+        return WeightsInPlace(self.model, self.names) if in_place else None
 
     def _start_anew(self) -> None:
         # What the first walk and the checks find out.
@@ -630,6 +636,8 @@ class Objective:
 
     @contextmanager
     def _preserved(self) -> Iterator[None]:
+        if self.placed is not None:
+            self.placed.check_group()
         # Sharded modules hold their gathered weights for a while: not when these are kept.
         reshard(self.model)
         with preserved_state(self.holders(), self.volatile):

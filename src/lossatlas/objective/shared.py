@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +20,56 @@ from lossatlas.objective.batches import (
     tensors,
     walk_to_end,
 )
+from lossatlas.objective.gathered import agreed, sharding_groups
 from lossatlas.objective.in_place import is_collective
 from lossatlas.objective.selfcheck import FAILED
 from lossatlas.objective.standard_errors import Moments
 from lossatlas.objective.weighted import Weighted
-from lossatlas.ranks import Ranks, is_initialized, world_size
-from lossatlas.shards import fsdp_modules, meshes_of
+from lossatlas.ranks import Ranks, is_initialized, own_rank, world_size
+from lossatlas.shards import fsdp_modules, groups_of, meshes_of
+from lossatlas.tracebacks import reason_of
 
 if TYPE_CHECKING:
     from lossatlas.objective.objective import Objective
 
+T = TypeVar("T")
 _ALONE = (
     "there are {} processes, and this objective has no `group=`: its numbers are those of the "
     "data of this process alone. Pass group=torch.distributed.group.WORLD for those of all."
 )
+
+
+def checked_by_all(model: object, group: Any, check: Callable[[], T]) -> T:
+    """Look at what is this process's own; all that would wait for it are told an error."""
+    sharded = isinstance(model, nn.Module) and is_initialized() and is_collective(model)
+    groups = [] if group is None else [Ranks(group)]
+    groups += sharding_groups(model) if sharded else []
+    found: list[T] = []
+    error: Exception | None = None
+    try:
+        found.append(check())
+    except Exception as failure:
+        error = failure
+    # First all are told, then all stop: those of one group may be waited for in another.
+    told = agreed(groups, "" if error is None else f"rank {own_rank()}: {reason_of(error)}")
+    if error is not None:
+        raise error
+    if told:
+        raise RankError(
+            f"another process of the group cannot be measured ({told}); mend it there."
+        )
+    return found[0]
+
+
+def ran_out_somewhere(model: nn.Module, ranks: Ranks | None, here: bool) -> bool:
+    """Whether memory ran out on any process, so all try less; RankError for sharded models."""
+    if here and world_size() > 1 and is_collective(model):
+        raise RankError(
+            "memory ran out on a process of a sharded model, whose passes need all of them, so "
+            "none of them can try less; start all anew, with less at once (rows=, smaller "
+            "batches) or resume=."
+        )
+    return here if ranks is None else any(ranks.gather(here))
 
 
 def one_group(model: nn.Module, group: Any) -> Ranks | None:
@@ -53,7 +89,7 @@ def _group_of(model: nn.Module) -> Any:
             "dimensions: the group of the dimension that the data are spread over, as in "
             "mesh['data'].get_group()."
         )
-    return meshes[0].get_group()
+    return groups_of(meshes)[0]
 
 
 def warn_alone(model: nn.Module) -> None:
@@ -101,6 +137,7 @@ class Shared:
         first = ranks.share(lambda: self._first() if ranks.rank == held[0] else None)
         whole.sample = first[held[0]]
         self._check_models(held)
+        ranks.passes_send = self.collective
         local = self._make_local()
         if self.empty and not self.collective:
             local.batches = [whole.sample]
@@ -274,7 +311,7 @@ def check_same_data(model: nn.Module, batches: Iterable[Batch]) -> None:
         return
     first = dict(enumerate(tensors(next(iter(_walk(batches))))))
     digest = fingerprint({str(k): value for k, value in first.items() if not value.is_nested})
-    Ranks(meshes[0].get_group()).check_same(
+    Ranks(*groups_of(meshes[:1])).check_same(
         "the first batches",
         digest,
         "the layers of this model are spread over these processes, so all take the same data",

@@ -215,6 +215,9 @@ def ensure_slope(objective: "Objective") -> None:
     if objective.derivatives == "unchecked" or not objective.is_checked:
         return
     require_whole(objective)
+    if objective.placed is not None:
+        # Gradients that are missing would look like those of another loss.
+        objective.placed.check_gradients()
     if "gradient" in objective.checks:
         return
     check = guarded("gradient", check_slope, objective)
