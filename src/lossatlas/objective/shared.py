@@ -41,9 +41,9 @@ _ALONE = (
 
 def checked_by_all(model: object, group: Any, check: Callable[[], T]) -> T:
     """Look at what is this process's own; all that would wait for it are told an error."""
-    sharded = isinstance(model, nn.Module) and is_initialized() and is_collective(model)
     groups = [] if group is None else [Ranks(group)]
-    groups += sharding_groups(model) if sharded else []
+    if isinstance(model, nn.Module) and is_initialized() and is_collective(model):
+        groups += sharding_groups(model)
     found: list[T] = []
     error: Exception | None = None
     try:
