@@ -282,8 +282,11 @@ def test_fresh_removes_surveys_of_this_training_and_no_others(place, monkeypatch
     assert call(monkeypatch, capsys, *given)[0] == 0
     (surveys / "mine.nc").write_text("mine")
     (surveys / "notes.resume").write_text("mine")
+    # A survey as well that no run wrote: the best one, say, put aside.
+    shutil.copy(next(surveys.glob("0*.nc")), surveys / "best.nc")
     code, _, error = call(monkeypatch, capsys, *given, "--fresh")
     assert code == 0, error
+    assert (surveys / "best.nc").is_file()
     assert (surveys / "mine.nc").read_text() == "mine"
     assert (surveys / "notes.resume").read_text() == "mine"
 

@@ -98,8 +98,12 @@ class Declaration:
             fnmatchcase(name, known) and is_ours(path) for known, is_ours in self.known.items()
         )
 
-    def discard(self, is_recorded: Callable[[str], bool]) -> None:
-        """Remove resume files and pieces of earlier runs, and nothing else."""
+    def discard(self, is_recorded: Callable[[str], bool] | None) -> None:
+        """Remove resume files and pieces of earlier runs, and nothing else.
+
+        Without a record, as earlier versions left none, pieces are told by what they hold.
+        """
+        is_ours = self.is_known if is_recorded is None else is_recorded
         from lossatlas.io import remove_ledger
         from lossatlas.io.ledger import is_ledger
 
@@ -109,7 +113,7 @@ class Declaration:
             path = self.path_of(name)
             if is_ledger(path):
                 remove_ledger(path)
-            elif is_recorded(name) or self.is_known(name):
+            elif is_ours(name):
                 path.unlink()
 
     @property

@@ -77,7 +77,7 @@ class RunRecord:
         before, there = _content(self.path), self._stamps()
         ours = sorted(self._ours())
         if fresh:
-            self.files.discard(self._is_ours)
+            self.files.discard(self._is_ours if self._known else None)
         self._write({"taken": self.files.patterns, "ours": ours})
         try:
             yield
