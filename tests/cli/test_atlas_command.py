@@ -110,6 +110,18 @@ def test_a_survey_along_a_training_goes_on_where_it_stopped(
     assert (code, "`plane` is not served along a training" in error) == (2, True)
 
 
+def test_a_survey_along_a_training_that_was_stopped_says_what_continues_it(
+    checkpoints, tmp_path, monkeypatch, capsys
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lossatlas.cli.along.write_atlas", stop)
+    arguments = ["survey", "--along", *checkpoints, *DATA, "--points", "3", "--out", tmp_path]
+    code, _, error = call(monkeypatch, capsys, *arguments)
+    assert (code, "the same command with --resume continues" in error) == (130, True)
+
+
 def test_a_foreign_page_is_not_replaced_unasked(checkpoints, tmp_path, monkeypatch, capsys):
     (tmp_path / "atlas.html").write_text("mine")
     arguments = ["survey", "--along", *checkpoints, *DATA, "--points", "5", "--out", tmp_path]

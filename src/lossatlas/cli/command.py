@@ -173,7 +173,7 @@ def _default_data(settings: BaseModel) -> str:
 
 
 def _stopped(record: RunRecord | None) -> str:
-    kept = record is not None and record.unfinished
+    kept = record is not None and record.continues
     return "stopped; the same command with --resume continues" if kept else "stopped"
 
 

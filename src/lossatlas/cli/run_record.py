@@ -50,6 +50,11 @@ class RunRecord:
         """Whether unfinished work is there that `--resume` continues."""
         return not self.files.pieces and bool(self.files.ledgers_there())
 
+    @property
+    def continues(self) -> bool:
+        """Whether the same command with `--resume` keeps something that is there."""
+        return self.unfinished or bool(self.files.found(self.files.pieces))
+
     def finished(self) -> Printed | None:
         """What this very run printed, where it was done before and its files are there."""
         if self.files.keeps or self._known.get("run") != self._run or self._missing():

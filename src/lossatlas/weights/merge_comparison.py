@@ -141,7 +141,8 @@ class MergeComparison(Result):
 
 _CHOSEN = (
     "It was chosen on these examples{}. The intervals allow for the choice: those of all pairs "
-    "of a merge and a network hold together with 95 %."
+    "of a merge and a network hold together with 95 %. What follows holds for each comparison "
+    "alone."
 )
 _VERDICTS = {
     "below that of": "better than",
