@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,9 @@ def test_nothing_is_unpickled_and_no_seed_is_set_for_everybody(path):
                 assert path == SOURCE / "io" / "checkpoints.py"
                 assert "weights_only=True" in ast.unparse(node)
             assert called != "np.load" or "allow_pickle=False" in ast.unparse(node)
+
+
+def test_test_files_have_names_of_their_own():
+    # Pytest imports them by name alone: the second of two is not run.
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

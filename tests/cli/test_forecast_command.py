@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import lossatlas as la
 from lossatlas import forecast
 from lossatlas.cli.forecast import FORECAST, _question, command
 from lossatlas.errors import AtlasError
@@ -360,3 +361,15 @@ def test_mistakes_are_named(folder, monkeypatch, arguments, message):
     monkeypatch.chdir(folder)
     with pytest.raises(AtlasError, match=message):
         call(*arguments)
+
+
+def test_a_fit_whose_forecasts_failed_leads_nowhere(tmp_path):
+    # The fall ends suddenly, which no power of the updates does.
+    step = np.arange(2, 401, 2)
+    rows = np.column_stack([step, 0.5 + 2 * np.exp(-step / 60)])
+    np.savetxt(tmp_path / "fall.csv", rows, "%g", ",", header="step,loss", comments="")
+    arguments = ["fit", tmp_path / "fall.csv", "--out", tmp_path / "fit"]
+    done = CliRunner().invoke(command, [str(part) for part in arguments])
+    assert done.exit_code == 0
+    assert la.load(tmp_path / "fit" / "fit.nc").verdict.usable is False
+    assert "Next:" not in done.stderr

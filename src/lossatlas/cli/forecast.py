@@ -283,7 +283,8 @@ def _print_fit(
     written = write_fit(found, settings.out, settings)
     output.result(found, title, rows, files=written, extra=_fit(found))
     said, question = _question(found, settings.warmup)
-    if question:
+    # A fit whose forecasts failed their check is no place to go on from.
+    if question and found.verdict.usable is not False:
         place = shlex.quote(str(settings.out))
         output.note(f"{said}\nNext: lossatlas forecast predict {place} {question}")
 
