@@ -11,12 +11,12 @@ from lossatlas.arguments import public
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
-from lossatlas.landscape.adaptive import extremes
-from lossatlas.plots import grid, maps
-from lossatlas.plots.chart import backends
-from lossatlas.plots.scale import scale_of
+from lossatlas.landscape.figures import map_figures
+from lossatlas.landscape.known_values import computed_values, sampling_errors
+from lossatlas.landscape.sentences import loss_sentences, sampling_sentences
+from lossatlas.plots import grid
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.text import count, cut_off, distinct, number, percent, surely
+from lossatlas.text import cut_off, number, percent
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +25,6 @@ Array = NDArray[np.float64]
 COUNT = "a count, exact"
 DIFFERENCE = "a difference on the same examples, whose errors go together in an unknown way"
 _GEOMETRY = "exact geometry, no sampling"
-_MOST_METRICS = 4
 _FILTERS = Reference(
     "map on filter-normalized random directions",
     "H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. Visualizing the Loss Landscape of "
@@ -303,7 +302,7 @@ class Landscape(Result):
         )
 
     def _error_estimates(self) -> tuple[Estimate, ...]:
-        errors = _sampling_errors(self)
+        errors = sampling_errors(self)
         if not errors.size:
             return ()
         why = "itself an error"
@@ -330,11 +329,11 @@ class Landscape(Result):
 
     def loss_sentences(self) -> tuple[str, ...]:
         """Where the loss is low, over what it ranges, where it is not finite."""
-        return (*_lowest(self), *_range(self), *_nonfinite(self), *_landmarks(self))
+        return loss_sentences(self)
 
     def sampling_sentences(self) -> tuple[str, ...]:
         """How large the sampling errors are, and what was interpolated."""
-        return (_errors(self), _interpolation(self))
+        return sampling_sentences(self)
 
     def figures(self, tree: grid.Tree | None = None) -> tuple[Figure, ...]:
         """Surface, contour map and standard errors of a plane; a line; a box cut open.
@@ -346,9 +345,7 @@ class Landscape(Result):
         Returns:
             The figures; of maps of more than three dimensions none.
         """
-        pictures = {1: _line_figures, 2: _plane_figures, 3: _box_figures}
-        draw = pictures.get(self.values.ndim)
-        return () if draw is None else draw(self, tree)
+        return map_figures(self, tree)
 
 
 def _count(value: int, name: str, meaning: str = "") -> Estimate:
@@ -376,309 +373,3 @@ def _off_plane_estimate(name: str, worst: float) -> Estimate:
         meaning="share of its distance from the weights",
         is_minor=True,
     )
-
-
-def computed_values(land: Landscape) -> Array:
-    """The finite losses that were computed, NaN elsewhere; all finite ones if none was."""
-    known = land.finite & land.computed
-    return np.where(known if known.any() else land.finite, land.values, np.nan)
-
-
-def _lowest(land: Landscape) -> list[str]:
-    known = computed_values(land)
-    if not np.isfinite(known).any():
-        return []
-    place = np.unravel_index(np.nanargmin(known), known.shape)
-    sides = zip(place, known.shape, strict=True)
-    if not any(i in {0, size - 1} for i, size in sides if size > 2):
-        return []
-    # An interpolated point that is surely lower takes the lowest point off the edge.
-    if land.values[land.finite].min() + land.interpolation_error < known[place]:
-        return []
-    return [
-        "The lowest point lies on the edge of the map, so the basin may be deeper outside; "
-        "widen the span."
-    ]
-
-
-def _range(land: Landscape) -> list[str]:
-    if not land.finite.any():
-        return ["The loss is not finite at any point of the map."]
-    low, high = (float(land.values.flat[k]) for k in (land.lowest, land.highest))
-    start = "The" if land.computed.all() else "Interpolated points aside, the"
-    if low == high:
-        return [f"{start} loss on the map is {number(low, 3)} everywhere."]
-    text = "{} loss on the map goes from {} to {}".format(start, *distinct(low, high))
-    errors = _sampling_errors(land)
-    if not errors.size or errors.max() == 0:
-        return [f"{text}."]
-    times = (high - low) / float(errors.max())
-    return [f"{text}, a range of {number(times, 2)} times its largest standard error."]
-
-
-def _nonfinite(land: Landscape) -> list[str]:
-    lost = ~land.finite
-    total = int(np.count_nonzero(lost))
-    if not total:
-        return []
-    verb = "is" if total == 1 else "are"
-    return [
-        f"{total:,} of {lost.size:,} points {verb} not finite, {_where(land, lost)}; they are "
-        "left out of every number here, never filled."
-    ]
-
-
-def _where(land: Landscape, lost: NDArray[np.bool_]) -> str:
-    sides = []
-    for axis, label in enumerate(land.labels):
-        others = tuple(k for k in range(lost.ndim) if k != axis)
-        side = _side(np.asarray(lost.any(axis=others)))
-        if side:
-            sides.append(f"'{cut_off(label, 40)}' is {side}")
-    if len(sides) == lost.ndim and lost.ndim > 1:
-        return f"in the corner where {' and '.join(sides)}"
-    if sides:
-        return f"along the side where {' and '.join(sides)}"
-    ends = [np.take(lost, end, axis) for axis in range(lost.ndim) for end in (0, -1)]
-    return "scattered over the map" if any(map(np.any, ends)) else "inside the map"
-
-
-def _side(present: NDArray[np.bool_]) -> str:
-    found = np.flatnonzero(present)
-    first, last, size = int(found[0]), int(found[-1]), present.size
-    if first == 0 and last < size / 2:
-        return "least"
-    return "greatest" if last == size - 1 and first >= size / 2 else ""
-
-
-def _landmarks(land: Landscape) -> list[str]:
-    return [text for mark in grid.landmarks(land) for text in _landmark(land, mark)]
-
-
-def _landmark(land: Landscape, mark: grid.Landmark) -> list[str]:
-    name = cut_off(mark.name, 40)
-    sentences = []
-    known = mark.residual[np.isfinite(mark.residual)]
-    if known.size:
-        sentences.append(f"The {name} {_off_plane(float(known.max()))}{_hidden(mark)}.")
-    outside = _outside(land, mark.points)
-    if outside:
-        verb, points = "lies" if outside == 1 else "lie", count(len(mark.points), "point")
-        sentences.append(f"{outside} of the {points} of the {name} {verb} outside the map.")
-    return sentences
-
-
-def _off_plane(worst: float) -> str:
-    if worst < 1e-9:
-        return "lies in this plane"
-    text = f"lies up to {percent(worst)} off this plane"
-    return text if worst < 0.3 else f"{text}, so that the map shows its projection"
-
-
-def _hidden(mark: grid.Landmark) -> str:
-    # What the picture gets wrong: the loss at the points themselves against the map below.
-    gaps = np.abs(mark.seen - mark.below)
-    gaps = gaps[np.isfinite(gaps)]
-    if not gaps.size or not np.isfinite(mark.residual).any() or mark.residual.max() < 1e-9:
-        return ""
-    largest, median = number(float(gaps.max()), 2), number(float(np.median(gaps)), 2)
-    return (
-        f"; the loss at its points differs from that of the map by up to {largest} "
-        f"(median {median})"
-    )
-
-
-def _outside(land: Landscape, points: Array) -> int:
-    outside = np.zeros(len(points), dtype=np.bool_)
-    for axis, coordinate in zip(land.axes, np.asarray(points).T, strict=True):
-        slack = 1e-9 * (axis[-1] - axis[0])
-        outside |= (coordinate < axis[0] - slack) | (coordinate > axis[-1] + slack)
-    return int(np.count_nonzero(outside))
-
-
-def _sampling_errors(land: Landscape) -> Array:
-    # At interpolated points they hold the error of interpolation as well.
-    known = grid.known_errors(land)
-    computed = known & land.computed
-    return np.asarray(land.stderr[computed if computed.any() else known])
-
-
-def _errors(land: Landscape) -> str:
-    errors = _sampling_errors(land)
-    if not errors.size:
-        why = f"a spread needs two {land.unit}; there is one" if land.count == 1 else ""
-        return f"The map has no standard errors: {why or 'none was estimated'}."
-    source = (
-        f"{land.count:,} {land.unit}" if land.count else f"an unknown number of {land.unit}"
-    )
-    return (
-        f"A value of the map has a standard error of {number(float(np.median(errors)), 2)} "
-        f"(median; at most {number(float(errors.max()), 2)}), from {source}."
-    )
-
-
-def _interpolation(land: Landscape) -> str:
-    total, computed = land.values.size, int(np.count_nonzero(land.computed))
-    if computed == total:
-        return f"Every one of the {total:,} points was computed."
-    text = f"{computed:,} of {total:,} points were computed and the rest interpolated"
-    if not land.held_out:
-        return f"{text}; the error of that was not measured."
-    share = f" ({percent(land.interpolation_error / land.range)} of the range)"
-    is_exact = not extremes(land.values, land.computed).any()
-    exact = " Its minima, its lowest and its highest point were computed." if is_exact else ""
-    return (
-        f"{text}; each of {count(land.held_out, 'computed point')} was predicted from the "
-        "others. By that the largest error of an interpolated point is at most "
-        f"{number(land.interpolation_error, 2)}{share if land.range > 0 else ''} "
-        f"(95 % confidence), and {number(land.interpolation_rms, 2)} root mean square.{exact}"
-    )
-
-
-def _line_figures(land: Landscape, tree: grid.Tree | None) -> tuple[Figure, ...]:
-    return (
-        Figure(
-            "line",
-            "Loss along the line",
-            *backends(lambda: maps.line_chart(land, tree=tree)),
-            "The band holds each value alone with 95 % probability." + _scale_note(land),
-            f"Line plot of the loss. {_extremes(land)}",
-            wide=True,
-        ),
-    )
-
-
-def _plane_figures(land: Landscape, tree: grid.Tree | None) -> tuple[Figure, ...]:
-    names = [mark.name for mark in grid.landmarks(land)]
-    marks = "".join(f", with the {cut_off(name, 40)} drawn on it" for name in names)
-    surface = Figure(
-        "surface",
-        "Loss surface",
-        *backends(lambda: maps.surface_chart(land, tree=tree)),
-        f"Drag to turn, scroll to zoom; point at the surface to read a loss and its error."
-        f"{_scale_note(land)}",
-        f"Three-dimensional surface of the loss{marks}. {_extremes(land)}",
-        wide=True,
-    )
-    contour = Figure(
-        "contour",
-        "From above",
-        *backends(lambda: maps.contour_chart(land, tree=tree)),
-        _mark_note(land, tree) + _nonfinite_note(land),
-        f"Contour map of the loss{marks}. {_extremes(land)}",
-    )
-    return surface, contour, _error_figure(land), *_metric_figures(land)
-
-
-def _metric_figures(land: Landscape) -> tuple[Figure, ...]:
-    return tuple(_metric_figure(land, name) for name in list(land.metrics)[:_MOST_METRICS])
-
-
-def _metric_figure(land: Landscape, name: str) -> Figure:
-    nothing = np.full(land.values.shape, np.nan)
-    errors = land.metric_stderr.get(name, nothing)
-    metric = replace(land, values=land.metrics[name], stderr=errors)
-    title = f"{cut_off(name, 40)} from above"
-    caption = "A further metric at the same points; dark is high."
-    if not land.computed.all():
-        caption += (
-            " Between the computed points (dots) it is interpolated, and its error there is "
-            "not measured: points were chosen for the loss. adaptive=False computes all "
-            "of them."
-        )
-    return Figure(
-        name,
-        title,
-        *backends(lambda: maps.contour_chart(metric, quantity=name)),
-        caption + _nonfinite_note(metric),
-        f"Contour map of {cut_off(name, 40)}.",
-    )
-
-
-def _error_figure(land: Landscape) -> Figure:
-    known = grid.known_errors(land)
-    if not known.any():
-        caption, alt = "This map has no standard errors.", "An empty map: no errors are known."
-    else:
-        errors = land.stderr[known]
-        low, high = float(errors.min()), float(errors.max())
-        shown = (
-            " to ".join(distinct(low, high, 2))
-            if low < high
-            else f"{number(low, 2)} everywhere"
-        )
-        caption = f"How sure each value is: one standard error, {shown}."
-        alt = f"Map of the standard error of the loss, {shown}."
-        caption += _between(land, known)
-    chart = backends(lambda: maps.stderr_chart(land))
-    return Figure("stderr", "Standard error", *chart, caption, alt)
-
-
-def _between(land: Landscape, known: NDArray[np.bool_]) -> str:
-    if land.computed.all():
-        return ""
-    if (known == land.finite).all():
-        return " Between computed points it includes the expected error of interpolation."
-    return " Interpolated points show the error of the nearest computed one."
-
-
-def _box_figures(land: Landscape, tree: grid.Tree | None) -> tuple[Figure, ...]:
-    whole = Figure(
-        "box",
-        "The box, cut open",
-        *backends(lambda: maps.box_chart(land, tree=tree)),
-        "Three planes through the lowest point. Drag to turn." + _scale_note(land),
-        f"Three orthogonal planes colored by the loss. {_extremes(land)}",
-        wide=True,
-    )
-    flat = [_cut_figure(land, axis) for axis in range(3)]
-    return (whole, *flat, _error_figure(land.cut(2)))
-
-
-def _cut_figure(land: Landscape, axis: int) -> Figure:
-    plane = land.cut(axis)
-    return Figure(
-        f"plane {axis + 1}",
-        f"Plane at {cut_off(land.labels[axis], 30)} = {number(land.minimum[axis], 3)}",
-        *backends(lambda: maps.contour_chart(plane)),
-        "Through the lowest point." + _nonfinite_note(land),
-        f"Contour map of one plane of the box. {_extremes(plane)}",
-    )
-
-
-def _mark_note(land: Landscape, tree: grid.Tree | None) -> str:
-    marks = grid.landmarks(land)
-    start = "The star stands at the origin. " if any(m.is_center for m in marks) else ""
-    if any(mark.is_path for mark in marks):
-        start = "The path of training ends at the star. "
-    if tree is None:
-        return f"{start}The lowest point is yellow."
-    if np.isnan(tree.threshold):
-        return f"{start}Minima are gray: it is unknown which are certain."
-    minima = grid.marked_minima(land, tree)
-    which = surely("minima", tree.threshold).capitalize()
-    edge = ", those on the edge of the map hollow" if minima.on_edge.any() else ""
-    is_sure = (minima.certain | minima.on_edge).all()
-    unsure = "" if is_sure else ", those within the error gray"
-    return f"{start}{which} are yellow{edge}{unsure}."
-
-
-def _scale_note(land: Landscape) -> str:
-    scale = maps.line_scale(land) if land.values.ndim == 1 else scale_of(land.values)
-    if not scale.is_log:
-        return ""
-    # In a box heights are a direction.
-    what = {1: "Heights are", 3: "Colors are"}.get(land.values.ndim, "Heights and colors are")
-    return f" {what} logarithmic above the lowest loss."
-
-
-def _nonfinite_note(land: Landscape) -> str:
-    return "" if land.finite.all() else " Hatched: the loss is not finite there."
-
-
-def _extremes(land: Landscape) -> str:
-    if not land.finite.any():
-        return "No value is finite."
-    place = ", ".join(number(coordinate, 3) for coordinate in land.minimum)
-    low, high = (number(float(land.values.flat[k]), 3) for k in (land.lowest, land.highest))
-    return f"Lowest loss {low} at ({place}), highest {high}."

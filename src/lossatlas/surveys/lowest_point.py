@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.landscape.landscape import Landscape, computed_values
+from lossatlas.landscape.known_values import computed_values
+from lossatlas.landscape.landscape import Landscape
 from lossatlas.landscape.plane import Plane, settled
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate

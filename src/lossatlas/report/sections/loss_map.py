@@ -7,7 +7,7 @@ import numpy as np
 
 from lossatlas.curvature import Spectrum
 from lossatlas.curvature.spectrum import SLIGHT_SADDLE
-from lossatlas.landscape.landscape import computed_values
+from lossatlas.landscape.known_values import computed_values
 from lossatlas.report.contents import Card, Section, Tile
 from lossatlas.report.frames import has_surface
 from lossatlas.result import Estimate, Figure
