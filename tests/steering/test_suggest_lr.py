@@ -213,7 +213,7 @@ def test_passes_that_are_not_known_are_said_where_they_matter(suggested):
 
 
 def test_the_margin_is_the_quantile_that_the_study_gives():
-    module = importlib.import_module("lossatlas.steering.suggest_lr")
+    module = importlib.import_module("lossatlas.steering.lr_scaling")
     study = Path(module.__file__).parents[3] / "docs/studies/lr"
     if not study.exists():
         pytest.skip("the studies are beside a checkout only")
@@ -222,7 +222,7 @@ def test_the_margin_is_the_quantile_that_the_study_gives():
     place.loader.exec_module(calibration)
     scores = calibration.scores(json.loads((study / "results.json").read_text()))
     margin = calibration.margin(scores)
-    assert margin <= module._MARGIN < 1.01 * margin
+    assert margin <= module.MARGIN < 1.01 * margin
 
 
 def test_errors_of_gaps_are_paired(batches):
@@ -377,18 +377,18 @@ def test_the_command_says_each_sentence_once(capsys):
 def test_where_all_first_runs_diverge_the_search_goes_down():
     class Runs:
         def __init__(self):
-            self.found = {}
+            self.losses_at = {}
 
         def loss(self, rate):
-            self.found[rate] = None
+            self.losses_at[rate] = None
             return math.inf if rate > 0.1 else abs(math.log2(rate / 0.02))
 
-    module = importlib.import_module("lossatlas.steering.suggest_lr")
+    module = importlib.import_module("lossatlas.steering.rate_search")
     nothing = np.zeros(1)
     test = module.RangeTest(nothing, nothing, nothing, nothing, 0.62, math.inf)
     runs = Runs()
-    module._search(runs, test, 1e-6, 10.0)
-    assert min(runs.found) < 0.02 < max(runs.found) <= 10.0
+    module.search_rates(runs, test, 1e-6, 10.0)
+    assert min(runs.losses_at) < 0.02 < max(runs.losses_at) <= 10.0
 
 
 def test_examples_of_few_batches_are_kept_apart():

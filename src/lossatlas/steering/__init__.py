@@ -26,11 +26,13 @@ from lossatlas.steering.policies import (
     RegimePolicy,
 )
 from lossatlas.steering.probe import ProbeGrid, ProbeReading, read_probe, sub_batch
+from lossatlas.steering.range_test import RangeTest
 from lossatlas.steering.reading import Decision, Policy, Reading
 from lossatlas.steering.sam import SAM, sam_radius
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.signals import layer_groups
-from lossatlas.steering.suggest_lr import RangeTest, SuggestedLR, suggest_lr
+from lossatlas.steering.suggest_lr import suggest_lr
+from lossatlas.steering.suggested_lr import SuggestedLR
 from lossatlas.steering.updates import CautiousUpdates, InterpolatedGradients
 
 __all__ = [

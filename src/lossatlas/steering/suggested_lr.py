@@ -1,0 +1,276 @@
+"""The suggested learning rate with its band, and the sentences and figures that explain it."""
+
+import math
+from dataclasses import field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
+from lossatlas.steering.held_out import needed_batches
+from lossatlas.steering.lr_scaling import MANY_PASSES, POWER
+from lossatlas.steering.range_test import RangeTest
+from lossatlas.text import as_sentence, number, with_error
+
+if TYPE_CHECKING:
+    from lossatlas.plots.chart import Chart, Layer
+
+Floats = NDArray[np.float64]
+
+_REFERENCES = (
+    Reference(
+        "range test",
+        "L. N. Smith. Cyclical Learning Rates for Training Neural Networks. WACV 2017.",
+        "https://arxiv.org/abs/1506.01186",
+    ),
+    Reference(
+        "edge of stability",
+        "J. M. Cohen, S. Kaur, Y. Li, J. Z. Kolter, A. Talwalkar. Gradient Descent on Neural "
+        "Networks Typically Occurs at the Edge of Stability. ICLR 2021.",
+        "https://arxiv.org/abs/2103.00065",
+    ),
+    Reference(
+        "conformal prediction",
+        "Y. Romano, E. Patterson, E. J. Candes. Conformalized Quantile Regression. "
+        "NeurIPS 2019.",
+        "https://arxiv.org/abs/1905.03222",
+    ),
+)
+
+
+@result("suggested_lr", references=_REFERENCES)
+class SuggestedLR(Result):
+    """A learning rate to start with, the band around it, and the reasons.
+
+    Attributes:
+        lr: the rate to start with.
+        low: lower end of the range that probably holds the best rate.
+        high: upper end.
+        optimizer: name of its class.
+        updates: length of a short run.
+        horizon: updates of the training that the rate is for.
+        passes: over the batches of the objective, that these updates make; NaN where the
+            batches have no length.
+        rates: (n,) peak rates of the short runs, growing.
+        losses: (n,) loss after each; infinite after a divergence.
+        gaps: (n,) losses above the best run, by the same examples.
+        gap_errors: (n,) their standard errors.
+        units: how many examples (or batches) these come from.
+        test: the range test; None where it was left out.
+        edge: the largest rate that is stable on a quadratic, with its bound.
+        noise_scale: batch size at which noise and signal of the gradient are equal.
+        batch_size: examples a batch, of the largest.
+        gradients: gradients of a batch that were computed.
+        held_out: whether the runs were compared on data that they did not train on.
+        gain: how far the best run is below the loss without training, by the same examples.
+        notes: what else to know, as memory that ran out.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> loss = la.supervised(torch.nn.functional.mse_loss)
+        >>> batches = [(torch.eye(2), torch.ones(2, 1))] * 20
+        >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, batches)
+        >>> suggestion = la.suggest_lr(objective, "sgd", updates=10)
+        >>> print(suggestion.headline()[:31])
+        Start SGD at a peak learning ra
+    """
+
+    lr: float
+    low: float
+    high: float
+    optimizer: str
+    updates: int
+    horizon: int
+    passes: float
+    rates: Floats
+    losses: Floats
+    gaps: Floats
+    gap_errors: Floats
+    units: int
+    test: RangeTest
+    edge: Estimate
+    noise_scale: Estimate
+    batch_size: float
+    gradients: int
+    held_out: bool = True
+    gain: Estimate = field(default_factory=lambda: Estimate(math.nan, name="gain"))
+    notes: tuple[str, ...] = ()
+
+    @property
+    def helps(self) -> bool:
+        """Whether the best run is below the loss without training, beyond its error at 95 %."""
+        gain = self.gain
+        low = gain.interval()[0] if gain.stderr > 0 else gain.value
+        return not low <= 0
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The rate with its band, the edge of stability, the noise scale."""
+        return (
+            Estimate(
+                self.lr,
+                ends=(self.low, self.high),
+                why_no_error="the brackets are a range of rates, not an interval of confidence",
+                name="learning rate",
+                meaning="to peak at; the best one lies probably within the brackets",
+            ),
+            self.gain,
+            self.edge,
+            self.noise_scale,
+        )
+
+    def headline(self) -> str:
+        """The rate and its range; or that no rate is seen to help."""
+        if not self.helps:
+            return (
+                f"No rate is seen to help: the best of {len(self.rates)} short runs "
+                f"{self._gained()}. Do not train at the rate below: check labels and data, or "
+                "give more examples or longer runs (`updates`)."
+            )
+        return (
+            f"Start {self.optimizer} at a peak learning rate of {number(self.lr, 3)}; the best "
+            f"rate lies probably between {number(self.low, 3)} and {number(self.high, 3)}."
+        )
+
+    def _gained(self) -> str:
+        gain = with_error(abs(self.gain.value), self.gain.stderr)
+        side = "lowers" if self.gain.value > 0 else "raises"
+        return f"{side} the loss on {self._judges()} by {gain}"
+
+    def _judges(self) -> str:
+        kind = "held-out" if self.held_out else "training"
+        return f"{self.units:,} {kind} {self.gain.sample_unit}"
+
+    def sentences(self) -> tuple[str, ...]:
+        """The rate and the reasons."""
+        return (
+            self.headline(),
+            *self._run_reasons(),
+            *self._judge_reason(),
+            *self._pass_reason(),
+            self._edge_reason(),
+            self._noise_reason(),
+            *map(as_sentence, self.notes),
+        )
+
+    def _run_reasons(self) -> tuple[str, ...]:
+        best = int(np.argmin(self.losses))
+        diverged = self.rates[~np.isfinite(self.losses)]
+        sentence = (
+            f"Of {len(self.rates)} short runs of {self.updates} updates, that with a peak of "
+            f"{number(float(self.rates[best]), 3)} ended lowest, at "
+            f"{number(float(self.losses[best]), 3)}"
+        )
+        sentence += f"; {self._diverged(diverged)}." if diverged.size else "."
+        if self.horizon == self.updates:
+            return (sentence,)
+        share = self.updates / self.horizon
+        lower = "longer" if share < 1 else "shorter"
+        return (
+            sentence,
+            f"The rate for {self.horizon:,} updates is the lowest point of a curve through the "
+            f"runs, {number(self.lr / share**POWER, 3)}, times ({self.updates:,} / "
+            f"{self.horizon:,})^{number(POWER, 2)}: {lower} trainings have "
+            f"{'lower' if share < 1 else 'higher'} best rates.",
+        )
+
+    def _judge_reason(self) -> tuple[str, ...]:
+        if self.held_out:
+            return ()
+        return (
+            "The runs are compared on the batches that they train on, as these are few and "
+            "cannot be divided: a rate that overfits looks good here; pass `validation=`.",
+        )
+
+    def _diverged(self, diverged: Floats) -> str:
+        lowest = float(diverged.min())
+        text = f"{diverged.size} diverged, from {number(lowest, 3)} on"
+        return text + (", which the range passes" if self.high > lowest else "")
+
+    def _pass_reason(self) -> tuple[str, ...]:
+        if math.isnan(self.passes):
+            return self._unknown_passes()
+        if self.passes <= MANY_PASSES:
+            return ()
+        return (
+            f"{self.horizon:,} updates are {number(self.passes)} passes over the batches; "
+            "the range reaches further down, as lower rates may overfit less.",
+        )
+
+    def _unknown_passes(self) -> tuple[str, ...]:
+        max_passes = self.horizon / needed_batches(self.updates)
+        if max_passes <= MANY_PASSES:
+            return ()
+        return (
+            f"How many passes over the batches {self.horizon:,} updates make is not known, as "
+            f"the batches have no length (at most {number(max_passes)}): where it is more than "
+            f"{number(MANY_PASSES)}, lower rates than the range holds may overfit less.",
+        )
+
+    def _edge_reason(self) -> str:
+        if not math.isfinite(self.edge.value):
+            return as_sentence(f"The edge of stability is not known: {self.edge.why_no_error}")
+        passed = (
+            f"The range passes this limit, up to {number(self.high, 3)}: warm-up"
+            if self.high > self.edge.value
+            else "Warm-up"
+        )
+        return (
+            f"At these weights a quadratic is stable up to {self.edge}. {passed} lets a "
+            "training move to where it is flatter."
+        )
+
+    def _noise_reason(self) -> str:
+        scale = self.noise_scale
+        if not math.isfinite(scale.value):
+            return as_sentence(f"The gradient noise scale is not known: {scale.why_no_error}")
+        side = "below" if self.batch_size < scale.value else "above"
+        rule = (
+            "the best rate grows with the batch size"
+            if side == "below"
+            else "a larger batch allows little more"
+        )
+        return (
+            f"The batch of {number(self.batch_size)} is {side} the gradient noise scale "
+            f"({with_error(scale.value, scale.stderr)} examples): {rule}."
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Losses after the short runs and the range test, over the rate, with the band."""
+        caption = (
+            f"Loss after short runs of {self.updates:,} updates (dots; crosses at the top "
+            "diverged) and along the range test over the learning rate. The suggested rate "
+            f"and the shaded range are for a training of {self.horizon:,} updates."
+        )
+        title = "Learning rates"
+        return (chart_of("lr", title, self._chart, caption=caption, alt=self.headline()),)
+
+    def _chart(self) -> "Chart":
+        from lossatlas.plots import style
+        from lossatlas.plots.chart import Axis, Chart, band, curve, marks
+        from lossatlas.plots.logs import log_limits
+
+        finished, finite = np.isfinite(self.losses), np.isfinite(self.test.losses)
+        test, average = self.test.rates[finite], self.test.average[finite]
+        heights = np.concatenate([self.losses[finished], average])
+        low, high = float(heights.min()), float(heights.max())
+        margin = 0.05 * (high - low or 1.0)
+        floor, top = low - margin, high + margin
+        layers: list[Layer] = [
+            band([self.low, self.high], [floor] * 2, [top] * 2, "probably holds the best"),
+            curve(test, average, "range test", style.FAINT),
+            curve(self.rates[finished], self.losses[finished], "after a short run"),
+            marks(self.rates[finished], self.losses[finished]),
+            curve([self.lr] * 2, [floor, top], "suggested", style.PATH),
+        ]
+        diverged = self.rates[~finished]
+        if diverged.size:
+            layers.append(
+                marks(diverged, np.full(diverged.size, top), "diverged", style.RIDGE, "x")
+            )
+        if math.isfinite(self.edge.value):
+            edge = [self.edge.value] * 2
+            layers.append(curve(edge, [floor, top], "edge of stability", style.RIDGE, dash=1))
+        shown = np.concatenate([test, self.rates, [self.low, self.high]])
+        x = Axis("learning rate", limits=log_limits(shown), is_log=True)
+        return Chart("Learning rates", x, Axis("loss", limits=(floor, top)), tuple(layers))
