@@ -1,5 +1,11 @@
 """What holds for tests and for the examples of docstrings."""
 
+import os
+
+# Threads of workers and of the processes they start would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import random
 import tempfile
 from collections.abc import Iterator
