@@ -14,6 +14,11 @@ FAULTS = {
     "nothing ruled out": r"more than 0(?![\d.])",
     "a share that may break before its sign": r"\d %",
     "a chord": r"\bchord",
+    "an error of an error": r"itself an? (?:error|bound)",
+    "errors that nobody can picture": r"few large losses|errors of its own|errors go together",
+    "a basin in both of two maps": r"\b(?:is|are) in both",
+    "rounding without an error": r"to rounding(?! error)",
+    "a time between itself and itself": rf"between ({NUMBER} \w+) and \1",
     "a probe nobody knows": r"passes over the probe(?! examples)",
 }
 # What a terminal may show and a page may not.

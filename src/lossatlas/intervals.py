@@ -17,25 +17,25 @@ _TWO = 1.25
 
 
 def few_units_note(samples: int, unit: str) -> str:
-    """What an interval of few units rests on; empty where there are enough, or no interval."""
+    """What an interval of few units assumes; empty where there are enough, or no interval."""
     if not 1 < samples < FEW_UNITS:
         return ""
     return (
-        f"its interval rests on {samples} {unit} and on losses that are about symmetric, which "
-        f"fewer than {FEW_UNITS} cannot show; skewed ones lie outside more often than stated"
+        f"its interval comes from {samples} {unit} and assumes a symmetric distribution, which "
+        f"fewer than {FEW_UNITS} cannot show; if it is skewed, the interval misses the true "
+        "value more often than stated"
     )
 
 
 def skewed_note(samples: int, unit: str, skewness: float) -> str:
-    """That an interval rests on few large losses, and how many would do; empty otherwise."""
+    """That few large values dominate an interval, and how many would do; empty otherwise."""
     # Cochran, Sampling Techniques (1977), sec. 2.15.
     if not abs(skewness) > MAX_SKEWNESS:
         return ""
     enough = math.ceil(samples * (skewness / MAX_SKEWNESS) ** 2)
     return (
-        f"its interval rests on few large losses among {samples:,} {unit}; {enough:,} are "
-        "enough for losses as skewed as these, and where larger ones are rarer the truth lies "
-        "outside more often than stated"
+        f"its interval is dominated by few of {samples:,} {unit} and may miss the true value "
+        f"more often than stated; for values as skewed as these, {enough:,} {unit} are enough"
     )
 
 

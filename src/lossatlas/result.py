@@ -612,7 +612,7 @@ def estimate_row(found: Estimate) -> tuple[str, str, str]:
     if error and few_units_note(found.samples, found.sample_unit) and found.caveat:
         kind = f", from {found.samples} {found.sample_unit} only"
     elif error and found.caveat:
-        kind = f", on few large losses among {found.samples:,}"
+        kind = f", dominated by few of {found.samples:,} {found.sample_unit}"
     remark = f"{error}{kind}" if error else found.reason
     return found.name, found.shown, remark or found.meaning
 

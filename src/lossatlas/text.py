@@ -216,6 +216,12 @@ def byte_size(amount: int) -> str:
     return f"{amount / 2**30:,.1f} GiB"
 
 
+def between(low: float, high: float) -> str:
+    """Two times for people, as in "40 s to 3 min"; one where they read alike."""
+    shortest, longest = duration(low), duration(high)
+    return shortest if shortest == longest else f"{shortest} to {longest}"
+
+
 def duration(seconds: float) -> str:
     """A time for people, as in "40 s", "3 min" or "1.5 h"."""
     if seconds < 90:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from cli.test_survey_command import call
+from lossatlas.cli.comparison import _both_maps
 
 FACTORY = """import torch
 def plain():
@@ -55,6 +56,22 @@ def compared(monkeypatch, capsys, *arguments):
     code, out, error = call(monkeypatch, capsys, "survey", *arguments, "--json", *QUICK)
     assert code == 0, error
     return json.loads(out)
+
+
+@pytest.mark.parametrize("takes", [(25, 25), (18, 22), (25, 9)])
+def test_two_maps_are_one_way_of_progress(takes):
+    told = []
+    tell = _both_maps(lambda *step: told.append(step))
+    for points in takes:
+        for done in range(9, points, 4):
+            tell(done, 25, "points at most")
+        tell(points, points, "points")
+    *before, last = told
+    assert last[:2] == (sum(takes), sum(takes))
+    assert all(done < total for done, total, _ in before)
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+    totals = [total for _, total, _ in told]
+    assert totals == sorted(totals, reverse=True)
 
 
 def test_two_files_are_compared(monkeypatch, capsys, place):

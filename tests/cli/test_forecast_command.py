@@ -61,10 +61,10 @@ def test_fit_writes_results_pictures_and_a_page(folder):
     assert set(told["parameters"]) == set(LAW.parameters)
     assert len(told["left_out"]) == 3
     assert any("interpolated" in line for line in told["warnings"])
-    for name in ("fit.nc", "curves.png", "residuals.png", "report.html"):
+    for name in ("fit.nc", "curves.png", "residuals.png", "fit.html"):
         assert (folder / "out" / name).stat().st_size > 1000
     assert set(told["files"]) == {"fit", "report", "figure curves", "figure residuals"}
-    page = (folder / "out" / "report.html").read_text()
+    page = (folder / "out" / "fit.html").read_text()
     assert "two-step" in page
     assert "settings" in page
     assert "default-src 'none'" in page

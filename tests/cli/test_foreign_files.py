@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import click
@@ -121,6 +122,22 @@ def no_work(monkeypatch):
     monkeypatch.setattr(command_room, "joined", start)
 
 
+def test_all_commands_but_those_that_make_an_atlas_can_share_a_folder(
+    place, monkeypatch, declared
+):
+    monkeypatch.setattr(command_room, "_guarded", lambda *_: None)
+    names = {}
+    for case in CASES:
+        declared.clear()
+        cli.main([*arguments(case), "--out", "run"], standalone_mode=False)
+        files = declared[-1].files
+        written = {*files.patterns, files.record.name}
+        names.setdefault(files.command, set()).update(n for n in written if "*" not in n)
+    for first, second in combinations(names, 2):
+        shared = names[first] & names[second]
+        assert shared == ({"atlas.html"} if {first, second} == {"atlas", "along"} else set())
+
+
 def leaves(group, prefix=()):
     for name in group.list_commands(None):
         found = group.get_command(None, name)
@@ -210,13 +227,13 @@ def test_what_is_written_is_declared_and_recorded(
     files = declared[0].files
     made = {files.name_of(place / name) for name in files_below(place).keys() - before.keys()}
     record = files.name_of(files.record)
-    pieces = set(files.found(files.pieces))
-    assert made - {record} == {*files.found(files.patterns)} | pieces
+    pieces = set(files.existing(files.pieces))
+    assert made - {record} == {*files.existing(files.patterns)} | pieces
     assert set(json.loads(files.record.read_text())["files"]) == made - {record} - (
-        pieces - set(files.found(files.patterns))
+        pieces - set(files.existing(files.patterns))
     )
     stamps = files_below(place)
-    if not files.keeps:
+    if not files.decides_reruns:
         again = call(monkeypatch, capsys, *given, "--json")
         assert (again[0], again[1]) == (0, text)
         code, _, error = call(monkeypatch, capsys, *given, "--title", "other") if (
@@ -238,7 +255,7 @@ def test_stages_of_a_study_write_what_they_declare(place, declared, monkeypatch,
         assert code == 0, error
         files = declared[-1].files
         made = {files.name_of(place / n) for n in files_below(place).keys() - there.keys()}
-        assert made <= {*files.found(files.patterns), "inits.json"}
+        assert made <= {*files.existing(files.patterns), "inits.json"}
     held = json.loads((place / "run" / "inits.json").read_text())
     made = {n.removeprefix("run/") for n in files_below(place).keys() - before.keys()}
     assert set(held["ours"]) | {"inits.json"} == made

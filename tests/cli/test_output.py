@@ -10,6 +10,7 @@ import pytest
 from lossatlas.cli.output import Output
 from lossatlas.result import Estimate, Result, result
 from lossatlas.settings import Strict
+from lossatlas.text import between
 
 
 @result("sample of the command line")
@@ -49,6 +50,14 @@ def test_a_result_as_json(capsys, tmp_path):
     assert told["files"] == {"results": str(tmp_path / "a.nc")}
     assert told["settings"] == {"seed": 3}
     assert told["more"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(5280, 5281, "88 min"), (40, 200, "40 s to 3 min"), (3000, 7200, "50 min to 2.0 h")],
+)
+def test_a_time_between_itself_and_itself_is_one(low, high, text):
+    assert between(low, high) == text
 
 
 def test_a_result_as_a_table(capsys, tmp_path):

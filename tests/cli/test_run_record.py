@@ -98,6 +98,33 @@ def test_changed_files_are_noticed(sample, tmp_path):
         go(sample, "--data", f"csv:{data}")
 
 
+@pytest.mark.parametrize("text", ["{}", "csv:{}", "{}:make"])
+def test_a_file_is_the_same_seen_from_another_folder(sample, tmp_path, monkeypatch, text):
+    (tmp_path / "d.csv").write_text("1")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path)
+    go(sample, "--data", text.format("d.csv"))
+    monkeypatch.chdir(tmp_path / "below")
+    go(sample, "--data", text.format("../d.csv"))
+    go(sample, "--data", text.format(tmp_path / "d.csv"))
+    assert len(sample.runs) == 1
+    (tmp_path / "below" / "d.csv").write_text("22")
+    with pytest.raises(FileError, match=r"other settings \(data\)"):
+        go(sample, "--data", text.format("d.csv"))
+
+
+def test_a_file_that_was_moved_is_the_same(sample, tmp_path):
+    (tmp_path / "d.csv").write_text("1")
+    (tmp_path / "new").mkdir()
+    go(sample, "--data", tmp_path / "d.csv")
+    (tmp_path / "d.csv").rename(tmp_path / "new" / "d.csv")
+    go(sample, "--data", tmp_path / "new" / "d.csv")
+    assert len(sample.runs) == 1
+    (tmp_path / "new" / "d.csv").rename(tmp_path / "new" / "e.csv")
+    with pytest.raises(FileError, match=r"other settings \(data\)"):
+        go(sample, "--data", tmp_path / "new" / "e.csv")
+
+
 def test_a_missing_file_is_computed_anew_and_that_is_said(sample, tmp_path, capsys):
     go(sample)
     (tmp_path / "out" / "result.nc").unlink()

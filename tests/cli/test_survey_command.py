@@ -285,7 +285,7 @@ def test_a_long_survey_says_how_long_it_may_take(monkeypatch, capsys, tmp_path):
     loud = [*SMALL[:-1], "--set", "map.adaptive=false", "--out", tmp_path / "o"]
     code, _, error = call(monkeypatch, capsys, "survey", *loud)
     assert code == 0
-    assert "this takes between 12 min and 12 min, about" in error
+    assert "this takes about 12 min: one evaluation" in error
 
 
 def test_one_evaluation_that_a_busy_machine_holds_up_is_not_taken_for_all():

@@ -39,11 +39,11 @@ def test_a_comparison_is_one_object_a_file_and_a_page(monkeypatch, capsys, tmp_p
     assert len(other["overhead"]) == 3
     loaded = la.load(tmp_path / "trainings.nc")
     assert np.mean(loaded.tuned("adamw+growth", "test accuracy")) == other["score"]
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "trainings.html").read_text()
     assert "&lt;b&gt;&amp;" in page
     assert "initial step" in page
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "report.html",
+        "trainings.html",
         "training.json",
         "trainings.nc",
     ]

@@ -73,9 +73,9 @@ def test_a_line_is_measured(monkeypatch, capsys, place):
     kept = la.load(place / "connection" / "connection.nc")
     assert kept.barrier.value == found["estimates"]["barrier"]["value"]
     assert sorted(p.name for p in (place / "connection").iterdir()) == [
-        "connect.json", "connection.nc", "report.html",
+        "connect.json", "connection.html", "connection.nc",
     ]  # fmt: skip
-    page = (place / "connection" / "report.html").read_text()
+    page = (place / "connection" / "connection.html").read_text()
     assert "From A to B" in page
     assert unbroken(found["sentences"][0]) in page
     assert found["is_barrier_certain"] in {True, False}
@@ -172,7 +172,7 @@ def test_a_folder_or_a_name_takes_all_files(monkeypatch, capsys, place):
     files = ["p0.safetensors", "p1.safetensors"]
     run(monkeypatch, capsys, "merge", *files, "--out", "v1.2")
     assert sorted(p.name for p in (place / "v1.2").iterdir()) == [
-        "merge.json", "merged.nc", "merged.safetensors", "report.html",
+        "merge.json", "merged.html", "merged.nc", "merged.safetensors",
     ]  # fmt: skip
     code, _, error = call(
         monkeypatch, capsys, "merge", *files, *QUICK, "--out", "v1.2", "--method", "slerp"

@@ -1,13 +1,16 @@
 """The atlas: what is packed into it, and what a reader can do with it."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path as File
 
 import numpy as np
 import pytest
 import torch
 
 import lossatlas as la
+import lossatlas.report
 from lossatlas.errors import ArgumentError, FileError
 from lossatlas.report import render_atlas
 from lossatlas.report.atlas import holds, read_runs
@@ -18,6 +21,8 @@ from report.sample_surveys import HOSTILE, double_well, hostile, survey_of
 from report.test_report_browser import drive
 from report.test_report_browser import pytestmark as in_browser
 from report.test_write_report import Page, inflated
+
+TEMPLATES = File(lossatlas.report.__file__).parent / "templates"
 
 
 def training(depths=(1.4, 1.8, 2.6, 3.0), noise=0.002):
@@ -148,6 +153,47 @@ def test_the_page_says_what_it_holds():
     runs, _ = read_runs(training())
     assert holds(runs, []) == "4 surveys"
     assert holds(runs, [monitored]) == "4 surveys, 1 other result"
+
+
+def monitored():
+    model = torch.nn.Linear(2, 1)
+    loss = la.supervised(torch.nn.functional.mse_loss)
+    objective = la.Objective(model, loss, [(torch.eye(2), torch.zeros(2, 1))])
+    watch = la.Monitor(objective, ("loss",), every=1, share=None)
+    watch.step(1.0)
+    return watch.log
+
+
+def test_results_without_a_survey_stand_open_under_their_names(tmp_path):
+    for name in ("sgd", "adam"):
+        (tmp_path / name).mkdir()
+        monitored().save(tmp_path / name / "monitor.nc")
+    page = render_atlas([tmp_path / "sgd", tmp_path / "adam"])
+    shown = page.partition("<main")[2].partition("</main>")[0]
+    assert "<details" not in shown.partition('id="numbers"')[0]
+    assert "More results" not in page
+    for name in ("sgd", "adam"):
+        assert f"Readings of the training, {name}</h2>" in shown
+    beside = render_atlas({"all": [*training()[:1], monitored()]})
+    assert "More results" in beside
+    twice = render_atlas([monitored(), monitored()])
+    assert "Readings of the training (2)</h2>" in twice
+
+
+def test_texts_that_scripts_write_keep_numbers_on_one_line(atlas):
+    def texts(value):
+        if isinstance(value, str):
+            yield value
+        parts = value.values() if isinstance(value, dict) else value
+        for part in parts if isinstance(value, dict | list) else ():
+            yield from texts(part)
+
+    said = [*texts(head(atlas))]
+    assert any("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}" in text for text in said)
+    assert any("\N{NO-BREAK SPACE}%" in text for text in said)
+    assert not [text for text in said if re.search(r"\d %|\d ±|± \d", text)]
+    scripts = "".join(path.read_text() for path in TEMPLATES.iterdir())
+    assert not re.search(r"\d %|[}\d] ± |± \$", scripts)
 
 
 def test_folders_and_files_are_read(tmp_path):

@@ -46,8 +46,9 @@ def test_the_reading_says_which_is_lower_and_what_became_of_the_basins():
     words = " ".join(valleys().sentences())
     assert "A is lower by 0.1, more than the errors allow" in words
     assert "50 % of the way, by 0.4" in words
-    assert "Of 2 basins around A and 3 around B, 2 are in both; 0 are gone, 1 is new" in words
-    assert "0 gone and 1 new are certain" in words
+    assert "The maps around A and B have 2 and 3 basins: 2 are matched by shape" in words
+    assert "0 are only around A and 1 is only around B" in words
+    assert "0 around A and 1 around B are certain" in words
     equal = " ".join(view(0.4, stderr=0.2).sentences())
     assert "equal within their errors" in equal
     dip = " ".join(view(-0.15).sentences())
@@ -242,7 +243,7 @@ def test_a_barrier_that_a_lower_point_proves_is_given_by_its_lower_end():
 def test_losses_that_differ_by_rounding_are_called_equal():
     gap = Estimate(0.0, 0.0, samples=500, why_no_error=EQUAL)
     found = replace(valleys(), difference=gap)
-    assert found.line_sentences()[0].endswith("they are equal to rounding.")
+    assert found.line_sentences()[0].endswith("the losses are equal up to rounding error.")
     assert comparison_page(found).questions[0].value == EQUAL
     (row,) = (row for row in found.rows() if row[0] == "difference of the losses")
     assert row[1:] == ("0 loss", EQUAL)

@@ -159,7 +159,7 @@ def test_the_numbers_are_those_of_the_survey(pages):
     assert rows["loss at the weights"].error == 0.01
     assert rows["lowest loss on the map"].value == found.landscape.values.min()
     assert rows["certainty threshold"].value == found.tree.threshold
-    assert rows["mean rise from a minimum to its saddle"].value == found.tree.smad()
+    assert rows["mean rise to the first saddle, over all minima"].value == found.tree.smad()
     assert rows["minima"].value == len(found.tree)
     assert rows["points that are not finite"].value == 0
 

@@ -6,10 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 from torch.testing import assert_close
 
 import lossatlas as la
-from lossatlas.errors import ArgumentError
+from lossatlas import steering
+from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.rng import generator
 from lossatlas.steering import statistics
 from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage
@@ -452,3 +455,25 @@ def test_long_windows_take_in_some_updates_for_all():
 def test_a_gamma_that_is_not_there_is_named():
     with pytest.raises(ArgumentError, match=r"one of \[4.0, 16.0, 64.0\]; got 5"):
         PolynomialAverage(one_weight()).at(5)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        la.recipe,
+        PolynomialAverage,
+        EMA,
+        LAWA,
+        steering.SpectralRegularizer,
+        lambda model: la.SpikeRecorder(
+            model, torch.optim.SGD(nn.Linear(1, 1).parameters()), F.mse_loss
+        ),
+    ],
+    ids=["recipe", "polynomial", "ema", "lawa", "spectral", "spikes"],
+)
+@pytest.mark.parametrize("layer", [lambda: nn.LazyLinear(3), nn.LazyBatchNorm1d])
+def test_lazy_layers_are_sent_back_by_name(build, layer):
+    model = nn.Sequential(nn.Flatten(), layer())
+    with pytest.raises(ModelError, match=r"'1\.\w+' of Sequential is lazy.*run the model once"):
+        build(model)
+    assert any(map(is_lazy, model.parameters()))

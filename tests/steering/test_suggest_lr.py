@@ -361,7 +361,7 @@ def test_the_command(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["low"] <= told["lr"] <= told["high"]
     assert la.load(out / "lr.nc").lr == told["lr"]
-    page = (out / "report.html").read_text()
+    page = (out / "lr.html").read_text()
     assert "Suggested learning rate" in page
     assert "Suggested_lr" not in page
 

@@ -181,7 +181,7 @@ def test_smad_of_one_basin_is_unknown_for_want_of_a_saddle():
     tree = merge_tree([2.0, 0.0, 1.0], error=0.1)
     assert tree.smad() == 0.0
     assert np.isnan(tree.mean_rise)
-    rise = "mean rise from a minimum to its saddle"
+    rise = "mean rise to the first saddle, over all minima"
     for name in (rise, f"{rise}, share of range", "mean persistence"):
         row = next(e for e in tree.estimates() if e.name == name)
         assert np.isnan(row.value)

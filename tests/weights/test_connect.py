@@ -250,7 +250,7 @@ def test_what_float32_rounds_is_called_equal_and_what_it_holds_is_kept():
     rounding = np.nextafter(own.numpy(), np.float32(2)).astype(np.float64)
     equal = judged.difference(rounding, exact)
     assert (equal.value, equal.stderr, equal.interval()) == (0.0, 0.0, (0.0, 0.0))
-    assert equal.why_no_error == "equal to rounding"
+    assert equal.why_no_error == "equal up to rounding error"
     # A mean near zero with a spread is an estimate of its own.
     balanced = exact + np.where(np.arange(200) % 2, 0.1, -0.1)
     for other in (balanced, rounded, exact + 1e-5):

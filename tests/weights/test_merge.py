@@ -214,10 +214,10 @@ def test_equal_networks_are_called_equal_and_not_zero_with_an_error_of_zero():
     told = [*found.sentences(), *several.sentences(), *averaged.sentences()]
     shown = [f"{e}" for each in (found, several, averaged) for e in each.estimates()]
     assert not any("± 0 " in f"{text} " or "0 ± 0" in text for text in (*told, *shown))
-    assert "equal to that of the best single one, to rounding." in told[-1]
-    assert "has, to rounding, the loss of" in " ".join(found.sentences())
+    assert "equal to that of the best single one, up to rounding error." in told[-1]
+    assert "has, up to rounding error, the same loss as" in " ".join(found.sentences())
     why = [e.why_no_error for e in averaged.estimates()[1:]]
-    assert why == ["equal to rounding"] * 2
+    assert why == ["equal up to rounding error"]
 
 
 def test_comparison_searches_on_other_data_than_it_judges_on(tmp_path):
@@ -262,7 +262,13 @@ def test_soups_keep_what_helps():
     found = soup(task, *points, greedy=True)
     assert 3 not in found.kept
     assert found.against["best single"].value <= 0
+    assert [e.name for e in found.estimates()[1:]] == [
+        "average minus best single",
+        "average minus all",
+    ]
     everything = soup(task, *points)
+    # The mean of all is not compared with itself.
+    assert [e.name for e in everything.estimates()[1:]] == ["average minus best single"]
     assert everything.kept == (1, 2, 3)
     assert everything.against["all"].value == 0
 

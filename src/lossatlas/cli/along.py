@@ -32,8 +32,8 @@ def files_along(settings: "SurveySettings") -> Declaration:
             f"{name}.resume{part}" for name in surveys for part in ("", ".instruments")
         ),
         elsewhere=(settings.film,) if settings.film else (),
-        pieces=("surveys/*.nc", "surveys/*.resume*"), known={"surveys/*.nc": _is_along},
-        keeps=True,
+        pieces=("surveys/*.nc", "surveys/*.resume*"), recognizers={"surveys/*.nc": _is_along},
+        decides_reruns=True,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lossatlas.weights import Choice
 
 _CHOOSE = defaults("weights.choose:choose")
-WRITES = ("choice.nc", "report.html")
+WRITES = ("choice.nc", "choice.html")
 _positive: Any = {"gt": 0, "allow_inf_nan": False}
 
 
@@ -52,7 +52,7 @@ class ChooseSettings(SubjectSettings):
 
 
 def run(settings: ChooseSettings, output: Output) -> None:
-    """Judge every checkpoint, write `choice.nc` and `report.html`, print the best."""
+    """Judge every checkpoint, write `choice.nc` and `choice.html`, print the best."""
     from lossatlas.cli.checkpoints import load_checkpoints
     from lossatlas.io import remove_ledger
     from lossatlas.weights import choose
@@ -60,9 +60,9 @@ def run(settings: ChooseSettings, output: Output) -> None:
     files, _ = in_order(settings.files)
     if files != settings.files:
         output.note(IN_ORDER)
-    place = Destination(settings.out, WRITES)
+    destination = Destination(settings.out, WRITES)
     given = load_checkpoints(settings, files, output)
-    ledger = place.file("choice.resume")
+    ledger = destination.file("choice.resume")
     with output.progress("judging checkpoints") as progress:
         found = choose(
             given.objective, *given.states,
@@ -71,8 +71,8 @@ def run(settings: ChooseSettings, output: Output) -> None:
             level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
         )  # fmt: skip
     written = {
-        "results": found.save(place.file("choice.nc")),
-        "report": given.report(found, place.file("report.html"), "Which checkpoint"),
+        "results": found.save(destination.file("choice.nc")),
+        "report": given.report(found, destination.file("choice.html"), "Which checkpoint"),
     }
     remove_ledger(ledger)
     extra = {"best": found.best, "equal": found.equal}

@@ -118,7 +118,7 @@ def _record(command: Command, settings: BaseModel) -> RunRecord | None:
     files = command.files(settings)
     if files is None:
         return None
-    files.place.check()
+    files.destination.check()
     return RunRecord(files, settings)
 
 
@@ -139,7 +139,7 @@ def _guarded(
     # A finished run is printed again where nothing can be written, too.
     if _is_done(record, output, fresh=given["fresh"]):
         return
-    with record.files.place.occupied() if is_first() else nullcontext():
+    with record.files.destination.occupied() if is_first() else nullcontext():
         # Another run may have ended just now.
         record.look()
         if _is_done(record, output, fresh=given["fresh"]):
@@ -301,8 +301,8 @@ def _panels(command: Command, ctx: click.Context) -> dict[str, list[tuple[str, s
         else:
             title = "" if param in command.extra else COMMON
         record = param.get_help_record(ctx)
-        place = common if title == COMMON else panels.setdefault(title or "Options", [])
-        place += [record] if record else []
+        panel = common if title == COMMON else panels.setdefault(title or "Options", [])
+        panel += [record] if record else []
     for name in command.settings.model_fields:
         group = _group(command, name)
         if group is not None:

@@ -150,16 +150,17 @@ def _signed(found: Comparison, pair: _Pair, title: str) -> Comparison:
     return replace(found, **maps, provenance=replace(found.provenance, settings=settings))
 
 
+# Both maps have one grid: its points are counted twice before they are known to be fewer.
 def _both_maps(tell: Progress) -> Progress:
-    finished, last = 0, 0
+    before, grid, last, is_over = 0, 0, 0, False
 
     def both(done: int, total: int, label: str) -> None:
-        nonlocal finished, last
-        if done < last:
-            # The second map begins to count anew.
-            finished = last
-        last = done
-        tell(finished + done, finished + total if finished else 2 * total, label)
+        nonlocal before, grid, last, is_over
+        if is_over:
+            before += last
+        grid = grid or total
+        last, is_over = done, done >= total
+        tell(before + done, before + total + (0 if before else grid), label)
 
     return both
 

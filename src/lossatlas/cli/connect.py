@@ -13,7 +13,7 @@ from lossatlas.cli.shared_options import SubjectSettings, check_files
 from lossatlas.settings import OTHER_DATA, common, defaults, option
 
 _CONNECT = defaults("weights.connect:connect")
-WRITES = ("connection.nc", "report.html")
+WRITES = ("connection.nc", "connection.html")
 _positive: Any = {"gt": 0, "allow_inf_nan": False}
 
 
@@ -55,15 +55,15 @@ class ConnectSettings(SubjectSettings):
 
 
 def run(settings: ConnectSettings, output: Output) -> None:
-    """Measure the path, write `connection.nc` and `report.html`, print the barrier."""
+    """Measure the path, write `connection.nc` and `connection.html`, print the barrier."""
     from lossatlas.cli.checkpoints import load_checkpoints
     from lossatlas.io import remove_ledger
     from lossatlas.weights import connect
 
-    place = Destination(settings.out, WRITES)
+    destination = Destination(settings.out, WRITES)
     given = load_checkpoints(settings, settings.files, output)
     metrics = given.subject.metrics(given.objective, output)
-    ledger = place.file("connection.resume")
+    ledger = destination.file("connection.resume")
     with output.progress("measuring the path") as progress:
         found = connect(
             given.objective, *given.states,
@@ -73,11 +73,11 @@ def run(settings: ConnectSettings, output: Output) -> None:
             train=given.on(settings.train_data) if settings.train_data else None,
             metrics=metrics, seed=settings.seed, resume=ledger, progress=progress,
         )  # fmt: skip
-    files = {"results": found.save(place.file("connection.nc"))}
+    files = {"results": found.save(destination.file("connection.nc"))}
     for (name, file), bend in zip(_bends(settings).items(), found.bends, strict=True):
-        files[name] = given.write(bend, place.file(file))
+        files[name] = given.write(bend, destination.file(file))
     title = f"from {settings.files[0]} to {settings.files[1]}"
-    files["report"] = given.report(found, place.file("report.html"), title)
+    files["report"] = given.report(found, destination.file("connection.html"), title)
     remove_ledger(ledger)
     path = {
         "at": found.at.tolist(),

@@ -16,32 +16,32 @@ class Declaration:
     """All that a command writes. Names may be patterns, as in "figures/*.pdf".
 
     Attributes:
-        place: the folder, or the name that its files share.
+        destination: the folder, or the name that its files share.
         command: what its record is called after.
         results: names of the files that it leaves there.
         ledgers: names of its resume files there.
         elsewhere: files that the user named, a film say.
         pieces: names of finished parts that a later run reads; `--fresh` removes them first.
-        known: name -> whether such a file is of this command, told from what it holds. For
-            files that the command reads and judges; all others are told from the record.
-        keeps: whether the command itself decides what is done again.
+        recognizers: name -> whether such a file is of this command, by its content. For files
+            that the command reads and judges; of all others the record says so.
+        decides_reruns: whether the command itself decides what is done again.
     """
 
-    place: Destination
+    destination: Destination
     command: str
     results: tuple[str, ...]
     ledgers: tuple[str, ...] = ()
     elsewhere: tuple[Path, ...] = ()
     pieces: tuple[str, ...] = ()
-    known: Mapping[str, Callable[[Path], bool]] = field(default_factory=dict)
-    keeps: bool = False
+    recognizers: Mapping[str, Callable[[Path], bool]] = field(default_factory=dict)
+    decides_reruns: bool = False
 
     @property
     def record(self) -> Path:
         """Where the record of a run lies."""
-        if self.place.is_file:
-            return self.place.out.with_suffix(".json")
-        return self.place.out / f"{self.command}.json"
+        if self.destination.is_file:
+            return self.destination.out.with_suffix(".json")
+        return self.destination.out / f"{self.command}.json"
 
     @property
     def patterns(self) -> list[str]:
@@ -52,27 +52,27 @@ class Declaration:
     def name_of(self, path: Path) -> str:
         """A file seen from the folder: the same after the folder is moved."""
         try:
-            return Path(os.path.relpath(path, self.place.folder)).as_posix()
+            return Path(os.path.relpath(path, self.destination.folder)).as_posix()
         except ValueError:
             # Another drive of Windows.
             return path.absolute().as_posix()
 
     def path_of(self, name: str) -> Path:
         """The inverse of `name_of`."""
-        return Path(os.path.normpath(self.place.folder / name))
+        return Path(os.path.normpath(self.destination.folder / name))
 
     def named(self) -> list[str]:
         """The names of its results whose suffixes may be given to `--out`."""
-        return [self.name_of(self.place.file(name)) for name in self.place.names]
+        return [self.name_of(self.destination.file(name)) for name in self.destination.names]
 
-    def found(self, patterns: Sequence[str]) -> list[str]:
+    def existing(self, patterns: Sequence[str]) -> list[str]:
         """The names of what is there, links included that lead nowhere."""
         paths = (path for pattern in patterns for path in self._glob(pattern))
         return list(dict.fromkeys(map(self.name_of, paths)))
 
     def ledgers_there(self) -> list[Path]:
         """Resume files of this command that are there."""
-        names = self.found(self._ledger_patterns)
+        names = self.existing(self._ledger_patterns)
         if not names:
             # What is done already is printed without loading what reads files.
             return []
@@ -85,31 +85,33 @@ class Declaration:
         """Files where this command writes that no run of it wrote."""
         results = [
             name
-            for name in self.found(self.patterns)
-            if self.path_of(name).is_dir() or not (is_recorded(name) or self.is_known(name))
+            for name in self.existing(self.patterns)
+            if self.path_of(name).is_dir()
+            or not (is_recorded(name) or self.is_recognized(name))
         ]
         names = [*results, *self._foreign_ledgers(), *self._in_the_way()]
         return [self.path_of(name) for name in dict.fromkeys(names)]
 
-    def is_known(self, name: str) -> bool:
-        """Whether a file is of this command by what it holds."""
+    def is_recognized(self, name: str) -> bool:
+        """Whether a file is of this command by its content."""
         path = self.path_of(name)
         return any(
-            fnmatchcase(name, known) and is_ours(path) for known, is_ours in self.known.items()
+            fnmatchcase(name, pattern) and is_ours(path)
+            for pattern, is_ours in self.recognizers.items()
         )
 
     def discard(self, is_recorded: Callable[[str], bool] | None) -> None:
         """Remove resume files and pieces of earlier runs, and nothing else.
 
-        Without a record, as earlier versions left none, pieces are told by what they hold.
+        Without a record, as earlier versions left none, pieces are known by their content.
         """
-        is_ours = self.is_known if is_recorded is None else is_recorded
+        is_ours = self.is_recognized if is_recorded is None else is_recorded
         from lossatlas.io import remove_ledger
         from lossatlas.io.ledger import is_ledger
 
         for path in self.ledgers_there():
             remove_ledger(path)
-        for name in self.found(self.pieces):
+        for name in self.existing(self.pieces):
             path = self.path_of(name)
             if is_ledger(path):
                 remove_ledger(path)
@@ -122,13 +124,13 @@ class Declaration:
 
     # Where files share a name there are no patterns, and the name may hold any character.
     def _pattern(self, name: str) -> str:
-        if not self.place.is_file:
+        if not self.destination.is_file:
             return name
-        return glob.escape(self.name_of(self.place.file(name)))
+        return glob.escape(self.name_of(self.destination.file(name)))
 
     def _glob(self, pattern: str) -> Iterator[Path]:
         if glob.has_magic(pattern):
-            yield from sorted(self.place.folder.glob(pattern))
+            yield from sorted(self.destination.folder.glob(pattern))
         elif os.path.lexists(self.path_of(pattern)):
             yield self.path_of(pattern)
 
@@ -138,7 +140,7 @@ class Declaration:
 
         ours = {self.name_of(path) for path in self.ledgers_there()}
         for pattern in self._ledger_patterns:
-            names = self.found([pattern, *(f"{pattern}{suffix}" for suffix in BESIDE)])
+            names = self.existing([pattern, *(f"{pattern}{suffix}" for suffix in BESIDE)])
             for name in names:
                 base = next((name.removesuffix(s) for s in BESIDE if name.endswith(s)), name)
                 if base not in ours:
@@ -148,7 +150,7 @@ class Declaration:
     def _in_the_way(self) -> Iterator[str]:
         for name in (*self.results, *self.ledgers, *self.pieces):
             first, *others = name.split("/")
-            if others and not self.place.is_file and self.path_of(first).is_file():
+            if others and not self.destination.is_file and self.path_of(first).is_file():
                 yield first
 
 
@@ -178,9 +180,10 @@ def declared(
     def declare(settings: Any) -> Declaration | None:
         if settings.out is None:
             return None
-        place, film = Destination(settings.out, tuple(names), is_folder), elsewhere(settings)
+        destination = Destination(settings.out, tuple(names), is_folder)
+        film = elsewhere(settings)
         return Declaration(
-            place, command, (*names, *more(settings)), tuple(ledgers),
+            destination, command, (*names, *more(settings)), tuple(ledgers),
             elsewhere=(film,) if film else (),
         )  # fmt: skip
 

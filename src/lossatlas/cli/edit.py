@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _EDIT = defaults("weights.edit:edit_curve")
 _FACTORS = defaults("weights.factors:factors")
-WRITES = ("edited.safetensors", "edited.nc", "report.html")
+WRITES = ("edited.safetensors", "edited.nc", "edited.html")
 _OUT = out_help("the edited weights, the curve and a page", WRITES)
 
 
@@ -76,14 +76,14 @@ def run(settings: EditSettings, output: Output) -> None:
         given.objective, measured, keep=settings.keep, score=settings.score,
         against=given.on(settings.against) if settings.against else None,
     )  # fmt: skip
-    title, place = f"edits of {file}", Destination(settings.out, WRITES)
+    title, destination = f"edits of {file}", Destination(settings.out, WRITES)
     files = {
-        "results": found.save(place.file("edited.nc")),
-        "report": given.report(found, place.file("report.html"), title),
+        "results": found.save(destination.file("edited.nc")),
+        "report": given.report(found, destination.file("edited.html"), title),
     }
     if settings.write is not None:
         weights = found.params(settings.write)
-        files["weights"] = given.write(weights, place.file("edited.safetensors"))
+        files["weights"] = given.write(weights, destination.file("edited.safetensors"))
     for sentence in measured.sentences():
         output.note(sentence)
     curve = {

@@ -36,7 +36,7 @@ Kind = Literal["auto", "csv", "json", "wandb", "tensorboard", "trainer", "points
 Schedule = Literal["constant", CooldownShape]
 
 # What the commands write. A fit, its forecasts and its schedules may share a folder.
-FIT = ("fit.nc", "report.html", "curves.png", "residuals.png")
+FIT = ("fit.nc", "fit.html", "curves.png", "residuals.png")
 FORECAST = ("forecast.nc", "forecast.csv", "forecast.html", "forecast.png")
 SCHEDULE = ("schedule.nc", "schedule.csv", "schedule.html", "schedule.png")
 

@@ -84,7 +84,7 @@ def run_rank(settings: RankSettings, output: Output) -> None:
         "ranking": ranking.save(folder / "ranking.nc"),
         "table": write_csv(folder / "ranking.csv", _columns(ranking)),
         **weights,
-        "report": write_report(ranking, folder / "report.html", title=ranking.title),
+        "report": write_report(ranking, folder / "ranking.html", title=ranking.title),
     }
     rows = [*_rows(ranking), ("", _shown(ranking), "")]
     output.result(ranking.summary(), ranking.title, rows, files=files)
@@ -128,8 +128,8 @@ def _files_of(stages: Sequence[str], settings: InitsSettings) -> Declaration:
     return Declaration(
         Destination(settings.out, is_folder=True), "inits", tuple(results),
         ledgers=tuple(f"{stage}.resume" for stage in made), pieces=(*files, *networks),
-        known={**known, "surrogate.*.resume": holds_record, REMEMBERED: is_kept},
-        keeps=True,
+        recognizers={**known, "surrogate.*.resume": holds_record, REMEMBERED: is_kept},
+        decides_reruns=True,
     )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def _files_of_run(settings: RunSettings) -> Declaration:
 def _files_of_rank(settings: RankSettings) -> Declaration:
     return Declaration(
         Destination(settings.out, is_folder=True), "rank",
-        ("ranking.nc", "ranking.csv", *_weights_files(settings), "report.html"),
+        ("ranking.nc", "ranking.csv", *_weights_files(settings), "ranking.html"),
         ledgers=("rank/*/label.resume",), pieces=("rank/*/label.resume",),
     )  # fmt: skip
 

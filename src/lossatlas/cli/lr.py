@@ -11,7 +11,7 @@ from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.settings import OTHER_DATA, common, defaults, option
 
 _SUGGESTED = defaults("steering.suggest_lr:suggest_lr")
-WRITES = ("lr.nc", "report.html")
+WRITES = ("lr.nc", "lr.html")
 _rate: Any = {"gt": 0, "allow_inf_nan": False}
 
 
@@ -60,9 +60,9 @@ def run(settings: LRSettings, output: Output) -> None:
         )
     title, written = f"learning rate of {given.subject.title}", {}
     if settings.out is not None:
-        place = Destination(settings.out, WRITES)
-        written["results"] = found.save(place.file("lr.nc"))
-        written["report"] = given.report(found, place.file("report.html"), title)
+        destination = Destination(settings.out, WRITES)
+        written["results"] = found.save(destination.file("lr.nc"))
+        written["report"] = given.report(found, destination.file("lr.html"), title)
     extra = {"lr": found.lr, "low": found.low, "high": found.high}
     output.result(found, title, files=written, extra=extra)
 

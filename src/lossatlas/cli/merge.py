@@ -35,7 +35,7 @@ _TUNE = (
 _EXPERT = (
     "Data of one expert, for fisher, ota and regmean; repeat it, one an expert, in their order."
 )
-WRITES = ("merged.safetensors", "merged.nc", "report.html")
+WRITES = ("merged.safetensors", "merged.nc", "merged.html")
 _OUT = out_help("the merged weights, their numbers and a page", WRITES)
 
 
@@ -82,11 +82,11 @@ def run(settings: MergeSettings, output: Output) -> None:
         "seed": settings.seed,
         "names": [file.name for file in settings.files[1:]],
     }
-    place = Destination(settings.out, WRITES)
+    destination = Destination(settings.out, WRITES)
     if settings.compare:
-        _compare(settings, given, output, options, place)
+        _compare(settings, given, output, options, destination)
     else:
-        _merge(settings, given, output, options, place)
+        _merge(settings, given, output, options, destination)
 
 
 def _merge(
@@ -94,7 +94,7 @@ def _merge(
     given: "Checkpoints",
     output: Output,
     options: dict[str, Any],
-    place: Destination,
+    destination: Destination,
 ) -> None:
     from lossatlas.weights import merge
     from lossatlas.weights.merge import parsed
@@ -104,9 +104,9 @@ def _merge(
     found = merge(given.objective, base, *experts, method=name, **options, **chosen)
     title = f"merged by {found.method}"
     files = {
-        "weights": given.write(found.params, place.file("merged.safetensors")),
-        "results": found.save(place.file("merged.nc")),
-        "report": given.report(found, place.file("report.html"), title),
+        "weights": given.write(found.params, destination.file("merged.safetensors")),
+        "results": found.save(destination.file("merged.nc")),
+        "report": given.report(found, destination.file("merged.html"), title),
     }
     extra = {
         "method": found.method,
@@ -121,12 +121,12 @@ def _compare(
     given: "Checkpoints",
     output: Output,
     options: dict[str, Any],
-    place: Destination,
+    destination: Destination,
 ) -> None:
     from lossatlas.io import remove_ledger
     from lossatlas.weights import compare_merges
 
-    ledger = place.file("merged.resume")
+    ledger = destination.file("merged.resume")
     methods = [spec.replace(";", ",") for spec in settings.compare]
     base, *experts = given.states
     with output.progress("merging") as progress:
@@ -135,8 +135,8 @@ def _compare(
             progress=progress, **options,
         )  # fmt: skip
     files = {
-        "results": found.save(place.file("merged.nc")),
-        "report": given.report(found, place.file("report.html"), "Merges compared"),
+        "results": found.save(destination.file("merged.nc")),
+        "report": given.report(found, destination.file("merged.html"), "Merges compared"),
     }
     remove_ledger(ledger)
     extra = {

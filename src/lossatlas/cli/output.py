@@ -62,10 +62,13 @@ class Progress:
 
     def __call__(self, done: int, total: int, label: str = "") -> None:
         """So many steps of so many are done."""
+        detail = f" ({label})" if label else ""
         if self._bar is not None:
-            self._bar.update(self._task, description=self.label, completed=done, total=total)
+            from rich.markup import escape
+
+            shown = escape(f"{self.label}{detail}")
+            self._bar.update(self._task, description=shown, completed=done, total=total)
         else:
-            detail = f" ({label})" if label else ""
             left = self._time_left(done, total)
             self.line(f"{self.label}: {done:,} of {total:,}{detail}{left}")
 

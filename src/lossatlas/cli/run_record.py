@@ -36,7 +36,7 @@ class RunRecord:
     """
 
     def __init__(self, files: Declaration, settings: BaseModel) -> None:
-        self.files, self.out, self.path = files, files.place.out, files.record
+        self.files, self.out, self.path = files, files.destination.out, files.record
         self._settings, self._is_written = settings, False
         self.look()
 
@@ -44,6 +44,7 @@ class RunRecord:
         """Read what is there now."""
         self._known = self._read()
         self._run = self._described()
+        self._earlier = _followed(self._known.get("run") or {}, self._run)
 
     @property
     def unfinished(self) -> bool:
@@ -53,11 +54,11 @@ class RunRecord:
     @property
     def continues(self) -> bool:
         """Whether the same command with `--resume` keeps something that is there."""
-        return self.unfinished or bool(self.files.found(self.files.pieces))
+        return self.unfinished or bool(self.files.existing(self.files.pieces))
 
     def finished(self) -> Printed | None:
         """What this very run printed, where it was done before and its files are there."""
-        if self.files.keeps or self._known.get("run") != self._run or self._missing():
+        if self.files.decides_reruns or self._earlier != self._run or self._missing():
             return None
         printed = Printed(**self._known["printed"])
         return replace(printed, files={n: self._now(p) for n, p in printed.files.items()})
@@ -65,7 +66,7 @@ class RunRecord:
     def check(self, *, resume: bool, fresh: bool) -> str:
         """Refuse to overwrite what an earlier call left; otherwise a note, or nothing."""
         self._refuse_foreign()
-        if fresh or self.files.keeps:
+        if fresh or self.files.decides_reruns:
             return ""
         if self.unfinished:
             return "" if resume else self._refuse_unfinished()
@@ -94,10 +95,10 @@ class RunRecord:
         """Keep what was printed, where files were written."""
         if not printed.files:
             return
-        files, ours = self.files.found(self.files.patterns), self._ours()
+        files, ours = self.files.existing(self.files.patterns), self._ours()
         held: dict[str, Any] = {"files": files, "ours": sorted(ours.union(files))}
-        held["folder"] = str(self.files.place.folder)
-        if not self.files.keeps:
+        held["folder"] = str(self.files.destination.folder)
+        if not self.files.decides_reruns:
             held |= {"run": self._run, "printed": vars(printed)}
         self._write(held)
         self._is_written = True
@@ -126,7 +127,7 @@ class RunRecord:
         )
 
     def _refuse_finished(self) -> str:
-        settings, contents = _differing(self._known["run"], self._run)
+        settings, contents = _differing(self._earlier, self._run)
         if not settings and not contents:
             missing = ", ".join(self._missing())
             return f"{missing} of the finished run at {self.out} is missing; computing it anew"
@@ -157,7 +158,7 @@ class RunRecord:
 
     # A result that is read cannot be replaced by what is made of it.
     def _refuse_inputs(self) -> None:
-        written = set(self.files.found(self.files.patterns))
+        written = set(self.files.existing(self.files.patterns))
         for path in self._inputs().values():
             if path.is_file() and self.files.name_of(path) in written:
                 raise FileError(
@@ -169,17 +170,17 @@ class RunRecord:
     def _ours(self) -> set[str]:
         known = self._known
         named = {n for n in known.get("ours", ()) if os.path.lexists(self.files.path_of(n))}
-        return named.union(self.files.found(known.get("taken", ())))
+        return named.union(self.files.existing(known.get("taken", ())))
 
     def _is_ours(self, name: str) -> bool:
         return name in self._ours()
 
     # Results of a run that was interrupted while it wrote them.
     def _left(self) -> list[str]:
-        return self.files.found(self._known.get("taken", ()))
+        return self.files.existing(self._known.get("taken", ()))
 
     def _stamps(self) -> list[tuple[str, int]]:
-        paths = [self.files.path_of(name) for name in self.files.found(self.files.patterns)]
+        paths = [self.files.path_of(name) for name in self.files.existing(self.files.patterns)]
         paths += self.files.ledgers_there()
         return [(str(path), path.lstat().st_mtime_ns) for path in paths]
 
@@ -204,12 +205,12 @@ class RunRecord:
         path, before = Path(file), self._known.get("folder")
         if before is None or not path.is_relative_to(before):
             return file
-        return str(self.files.place.folder / path.relative_to(before))
+        return str(self.files.destination.folder / path.relative_to(before))
 
     # A record of before there was a list: it names results, and folders of pictures.
     def _with_list(self, record: dict[str, Any]) -> dict[str, Any]:
         files = [self.files.name_of(Path(path)) for path in record["printed"]["files"].values()]
-        held = self.files.found([f"{glob.escape(name)}/*" for name in files])
+        held = self.files.existing([f"{glob.escape(name)}/*" for name in files])
         return {**record, "files": files, "ours": [*files, *held, *self.files.named()]}
 
     def _plain(self) -> dict[str, Any]:
@@ -221,14 +222,21 @@ class RunRecord:
         made = set(map(self.files.name_of, self.files.elsewhere))
         return {t: p for t, p in _inputs(self._plain()) if self.files.name_of(p) not in made}
 
+    # Files by their whole path: they are the same seen from another folder.
     def _described(self) -> dict[str, Any]:
         own = {self.files.path_of(name).resolve() for name in self._ours()}
         own.add(self.path.resolve())
+        inputs = self._inputs()
+        written = {str(path): str(path.resolve()) for path in self.files.elsewhere}
+        whole = {text: _absolute(text, path) for text, path in inputs.items()}
         # Through JSON and back, as it is read again.
         described = {
             "version": lossatlas.__version__,
-            **self._plain(),
-            "contents": {text: _stamp(path, own) for text, path in self._inputs().items()},
+            **_renamed(self._plain(), {**written, **whole}),
+            "contents": {
+                whole[text]: {"name": _without_folder(text, path), "stamp": _stamp(path, own)}
+                for text, path in inputs.items()
+            },
         }
         plain: dict[str, Any] = json.loads(json.dumps(described))
         return plain
@@ -255,15 +263,55 @@ def _inputs(value: Any) -> Iterator[tuple[str, Path]]:
         for part in value:
             yield from _inputs(part)
     elif isinstance(value, str):
-        places = (value, value.rpartition(":")[0], value.partition(":")[2])
-        found = next((Path(place) for place in places if place and _exists(place)), None)
+        texts = (value, value.rpartition(":")[0], value.partition(":")[2])
+        found = next((Path(text) for text in texts if text and _exists(text)), None)
         if found is not None:
             yield value, found
 
 
-def _exists(place: str) -> bool:
+def _absolute(text: str, path: Path) -> str:
+    return _with_path(text, path, str(path.resolve()))
+
+
+def _without_folder(text: str, path: Path) -> str:
+    return _with_path(text, path, path.resolve().name)
+
+
+# What stands for the path in PATH, kind:PATH or FILE.py:name.
+def _with_path(text: str, path: Path, new: str) -> str:
+    if Path(text) == path:
+        return new
+    before, _, after = text.rpartition(":")
+    if Path(before) == path:
+        return f"{new}:{after}"
+    return f"{text.partition(':')[0]}:{new}"
+
+
+# The earlier run with the new paths of files that were moved: equal in name, size and time.
+def _followed(earlier: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    old, new = earlier.get("contents", {}), run["contents"]
+    added = {path: held for path, held in new.items() if path not in old}
+    moved = {
+        before: after
+        for before, held in old.items()
+        for after in [next((path for path in added if added[path] == held), None)]
+        if before not in new and after is not None
+    }
+    followed: dict[str, Any] = _renamed(dict(earlier), moved)
+    return followed | {"contents": {moved.get(key, key): held for key, held in old.items()}}
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _renamed(part, names) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_renamed(part, names) for part in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _exists(path: str) -> bool:
     try:
-        return Path(place).exists()
+        return Path(path).exists()
     except (OSError, ValueError):
         return False
 

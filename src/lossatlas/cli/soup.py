@@ -21,7 +21,7 @@ _GREEDY = (
     "Take checkpoints in the order of their losses, and keep one only if the loss of the "
     "average does not rise."
 )
-WRITES = ("soup.safetensors", "soup.nc", "report.html")
+WRITES = ("soup.safetensors", "soup.nc", "soup.html")
 _OUT = out_help("the averaged weights, their numbers and a page", WRITES)
 
 
@@ -50,11 +50,11 @@ def run(settings: SoupSettings, output: Output) -> None:
         output.note(IN_ORDER)
     given = load_checkpoints(settings, ordered, output)
     found = soup(given.objective, *given.states, greedy=settings.greedy)
-    place = Destination(settings.out, WRITES)
+    destination = Destination(settings.out, WRITES)
     files = {
-        "weights": given.write(found.params, place.file("soup.safetensors")),
-        "results": found.save(place.file("soup.nc")),
-        "report": given.report(found, place.file("report.html"), "Soup"),
+        "weights": given.write(found.params, destination.file("soup.safetensors")),
+        "results": found.save(destination.file("soup.nc")),
+        "report": given.report(found, destination.file("soup.html"), "Soup"),
     }
     kept = [str(ordered[k - 1]) for k in found.kept]
     output.result(found, "soup", files=files, extra={"kept": kept})

@@ -27,7 +27,7 @@ from lossatlas.settings import (
     option,
     subject,
 )
-from lossatlas.text import byte_size, duration
+from lossatlas.text import between, byte_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -512,8 +512,8 @@ def _announce(
     low, high = fewest * times[0], most * times[1]
     if high >= _LONG:
         output.note(
-            f"this takes between {duration(low)} and {duration(high)}, about: one evaluation "
-            f"of the loss takes {times[1]:.2g} s"
+            f"this takes about {between(low, high)}: one evaluation of the loss takes "
+            f"{times[1]:.2g} s"
         )
 
 

@@ -55,7 +55,7 @@ _TEST = "Other data to test on. By default a share of the examples is kept apart
 _LR = "Learning rates with commas between them; validation chooses the best."
 _SEEDS = f"Trainings of each kind. By default 1, or {_TRAINED['seeds']} to compare."
 _WARMUP = "Steps of linear warmup. By default a tenth of the training, at most {}."
-_OUT = "Folder of trainings.nc, report.html and, of one training, the weights."
+_OUT = "Folder of trainings.nc, trainings.html and, of one training, the weights."
 _RESUME = "Go on with a comparison that was stopped."
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _share: Any = {"gt": 0, "lt": 0.5, "allow_inf_nan": False}
@@ -122,7 +122,7 @@ class TrainingSettings(Strict):
 
 
 def run(settings: TrainingSettings, output: Output) -> None:
-    """Train, compare, and write `trainings.nc`, `report.html` and weights."""
+    """Train, compare, and write `trainings.nc`, `trainings.html` and weights."""
     from lossatlas import io
     from lossatlas.report import write_report
     from lossatlas.training.checkpoints import save_weights
@@ -132,7 +132,7 @@ def run(settings: TrainingSettings, output: Output) -> None:
     folder, ledger = settings.out, settings.out / "trainings.resume"
     found, weights = _trained(settings, ledger, output)
     results = io.save(found, folder / "trainings.nc")
-    page = write_report(found, folder / "report.html")
+    page = write_report(found, folder / "trainings.html")
     paths = {
         name: save_weights(weights[name], folder / _FILES[name])
         for name in weights
@@ -149,7 +149,7 @@ command = Command(
     TrainingSettings, run,
     "Train a network with a recipe, or find out which recipe is worth it.", resume=_RESUME,
     files=declared(
-        "training", ("trainings.nc", "report.html", *_FILES.values()),
+        "training", ("trainings.nc", "trainings.html", *_FILES.values()),
         ledgers=("trainings.resume",), is_folder=True,
     ),
 )  # fmt: skip

@@ -42,8 +42,8 @@ def run(settings: WeightsSettings, output: Output) -> None:
     )
     files = {}
     if settings.out is not None:
-        place = Destination(settings.out, WRITES)
-        files["spectra"] = found.save(place.file("spectra.nc"))
+        destination = Destination(settings.out, WRITES)
+        files["spectra"] = found.save(destination.file("spectra.nc"))
     rows = [_row(matrix) for matrix in found.matrices]
     title = f"weights of {settings.file.name}"
     output.result(found, title, rows, files=files, extra={"skipped": dict(found.skipped)})

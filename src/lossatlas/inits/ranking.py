@@ -344,14 +344,13 @@ class Ranking(Result):
         }
 
     def _measured(self) -> Iterator[Estimate]:
-        why = "one training in one order of the data, not an error"
-        place = self.halving[0] + 1
-        long = f"after {self.epochs[1]} epochs"
-        taken = f"loss of number {place}, which successive halving takes"
-        if 0 in self.trained:
-            first = f"loss of the first {long}"
-            yield Estimate(float(self.truth[0]), why_no_error=why, name=first)
-        yield Estimate(self.halving[1], why_no_error=why, name=f"{taken}, {long}")
+        place, loss = self.halving
+        measured = f"measured after {self.epochs[1]} epochs, in one training"
+        if place not in self.trained:
+            # The row of the ranking is a prediction: this training was not there to rank it.
+            measured += f"; number {place + 1} above is its prediction"
+        name = f"successive halving takes number {place + 1}, loss"
+        yield Estimate(loss, why_no_error=measured, name=name, unit="loss")
         yield Estimate(
             self.cost, why_no_error="a count, exact", name="cost",
             unit="forward passes over the probe examples",
@@ -365,8 +364,18 @@ class Ranking(Result):
             *(measured if self.trust is None else self.trust.sentences()),
             self._first(),
             self._of_one_order(),
-            f"Successive halving at no greater cost takes number {self.halving[0] + 1}.",
+            self._halving(),
             *((f"Losses are on {self.measured_on}.",) if self.measured_on else ()),
+        )
+
+    def _halving(self) -> str:
+        place, loss = self.halving
+        said = f"Successive halving at no greater cost takes number {place + 1}"
+        if place in self.trained or not np.isfinite(self.expected[place]):
+            return f"{said}."
+        return (
+            f"{said} and trains it to the end: its loss is {number(loss)}, where the ranking "
+            f"predicts {number(float(self.expected[place]))}."
         )
 
     # What the order of the data does to a loss is measured after the short training only.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 COUNT = "a count, exact"
-DIFFERENCE = "a difference on the same examples, whose errors go together in an unknown way"
+DIFFERENCE = "a difference of losses on the same examples, whose covariance is unknown"
 _GEOMETRY = "exact geometry, no sampling"
 _FILTERS = Reference(
     "map on filter-normalized random directions",
@@ -290,7 +290,7 @@ class Landscape(Result):
     def _interpolation_estimates(self) -> tuple[Estimate, ...]:
         if self.computed.all():
             return ()
-        why = f"itself an error: {self.held_out:,} points, each predicted from the others"
+        why = f"measured on {self.held_out:,} points, each predicted from the others"
         share = ""
         if self.range > 0:
             share = f", {percent(self.interpolation_error / self.range)} of the range"
@@ -305,7 +305,7 @@ class Landscape(Result):
         errors = sampling_errors(self)
         if not errors.size:
             return ()
-        why = "itself an error"
+        why = "summarizes the error bars of the map"
         return (
             _minor(float(np.median(errors)), "standard error, median", why),
             _minor(float(errors.max()), "standard error, largest", why),

@@ -66,8 +66,9 @@ def map_plane(
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
         resume: a file that keeps finished chunks; a run that was killed goes on from it and
             gives the same bits.
-        progress: called with (done, total, label) after every chunk, where total grows as the
-            refinement asks for more points; True shows a bar.
+        progress: called with (done, total, label) after every chunk; total is the number of
+            points of the grid, and in the last call the number of points that were computed.
+            True shows a bar.
 
     Returns:
         Values, standard errors, metrics; what was computed and what interpolated, and the
@@ -124,8 +125,11 @@ def map_plane(
             ledger=ledger,
             ranks=objective.ranks,
             progress=tell,
+            most=points**plane.dimension,
+            is_adaptive=adaptive,
         )
         refined = request.fill(source, {**known, **chosen.known})
+        source.finish()
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)
 
 

@@ -105,7 +105,9 @@ class Points:
         executor: where chunks run.
         ledger: where finished chunks are kept, if anywhere; that of the first process.
         ranks: the processes that evaluate the same chunks, each on its share of the data.
-        progress: hears about finished chunks; its total grows as points are asked for.
+        progress: hears about finished chunks.
+        most: points of the grid, the total that `progress` hears of until `finish`.
+        is_adaptive: whether fewer may do.
     """
 
     def __init__(
@@ -117,10 +119,13 @@ class Points:
         ledger: Ledger | None,
         ranks: Ranks | None = None,
         progress: Progress | None,
+        most: int,
+        is_adaptive: bool,
     ) -> None:
         self._work, self._executor, self._ledger = work, executor, ledger
         self._ranks = ranks
-        self._progress, self._requested = progress, 0
+        self._progress, self._most = progress, most
+        self._label = "points at most" if is_adaptive else "points"
         self._chunk, self.memory = engine.chunk, engine.memory
         self._sparing = Sparing(engine)
         self._start = (lambda: self._sparing) if _in_process(executor) else work
@@ -137,7 +142,6 @@ class Points:
 
     def skip(self, points: int) -> None:
         """Count points that were evaluated elsewhere."""
-        self._requested += points
         self.evaluations += points
 
     def __call__(self, coordinates: Array) -> Array:
@@ -147,7 +151,6 @@ class Points:
             for start in range(0, len(coordinates), self._chunk)
             if len(piece := coordinates[start : start + self._chunk])
         }
-        self._requested += len(coordinates)
         if self._ranks is not None:
             return np.concatenate([self._together(*item) for item in pieces.items()])
         results = []
@@ -176,8 +179,13 @@ class Points:
 
     def _tell(self, points: int) -> None:
         self.evaluations += points
+        if self._progress is not None and self.evaluations < self._most:
+            self._progress(self.evaluations, self._most, self._label)
+
+    def finish(self) -> None:
+        """Tell that no more points are needed."""
         if self._progress is not None:
-            self._progress(self.evaluations, self._requested, "points")
+            self._progress(self.evaluations, self.evaluations, "points")
 
 
 def _name(piece: Array) -> str:

@@ -18,6 +18,7 @@ from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.guard import torch_random_state
 from lossatlas.monitoring.replay import Batch, Loss, RecordedStep, Snapshot
 from lossatlas.monitoring.spike_report import SpikeReport, explain
+from lossatlas.objective.names import check_initialized
 from lossatlas.robust import neighbor_noise
 from lossatlas.tracebacks import reason_of
 
@@ -99,6 +100,7 @@ class SpikeRecorder:
         on_spike: Callable[[SpikeReport], Any] | None = None,
     ) -> None:
         check_kind("model", model, nn.Module, "pass the module that is trained")
+        check_initialized(model)
         check_kind("optimizer", optimizer, Optimizer, "pass an optimizer of torch")
         check_callable("loss", loss)
         check_callable("on_spike", on_spike, optional=True)

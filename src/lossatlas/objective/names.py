@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from lossatlas.checks import nearest
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
@@ -31,10 +31,7 @@ def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, 
         ArgumentError: patterns of the wrong type.
         UnknownNameError: a pattern matches nothing; the message gives the nearest name.
     """
-    if any(isinstance(value, UninitializedParameter) for value in model.parameters()):
-        raise ModelError(
-            f"{type(model).__name__} has lazy parameters without a shape; run one batch first."
-        )
+    check_initialized(model)
     _check_kinds(model)
     every: dict[str, Tensor] = {
         name: value for name, value in model.named_parameters() if value.is_floating_point()
@@ -111,6 +108,17 @@ def _check_buffers(model: nn.Module) -> None:
                 f"the buffer '{name}' is offloaded, or on the meta device; keep buffers with "
                 "the model (offload_buffers=False), or load it whole."
             )
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Require a model without lazy parameters or buffers that have no shape yet."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    lazy = next((name for name, value in named if is_lazy(value)), None)
+    if lazy is not None:
+        raise ModelError(
+            f"'{lazy}' of {type(model).__name__} is lazy and has no shape yet; run the model "
+            "once on a batch first."
+        )
 
 
 def _check_kinds(model: nn.Module) -> None:

@@ -112,19 +112,21 @@ def render_atlas(
         ArgumentError: nothing to show.
     """
     check_text("title", title, optional=True)
-    runs, others = read_runs(found)
+    runs, others = _parted(found)
     if not runs and not others:
         raise ArgumentError(
             "`found` must hold at least one result of lossatlas; got none: name a folder with "
             "files such as survey.nc."
         )
     data, chunks = _data(runs)
-    pages = [page_of(each) for each in others]
+    pages = [page_of(each) for _, each in others]
+    names = _page_names(pages, [group for group, _ in others])
     heading = title or _title(runs, pages)
     return template("atlas.html.j2").render(
         title=cut_off(heading, 200),
-        holds=f"Atlas: {holds(runs, others)}",
+        holds=f"Atlas: {holds(runs, [each for _, each in others])}",
         runs=runs,
+        named_pages=list(zip(names, pages, strict=True)),
         rows=[(run.name, *row) for run in runs for row in _rows(run)],
         headlines=[(run.name, _loss_over_steps(run)) for run in runs],
         head=pack_json(data),
@@ -154,14 +156,34 @@ def _title(runs: Sequence[Run], pages: Sequence[Page]) -> str:
 
 def read_runs(found: Any) -> tuple[list[Run], list[Result]]:
     """Runs of surveys, and whatever else there is, as `write_atlas` reads them."""
-    groups = list(_groups(found))
-    runs, others = [], []
-    for name, results in groups:
+    runs, others = _parted(found)
+    return runs, [each for _, each in others]
+
+
+# Other results with the names of their groups.
+def _parted(found: Any) -> tuple[list[Run], list[tuple[str, Result]]]:
+    runs: list[Run] = []
+    others: list[tuple[str, Result]] = []
+    for name, results in _groups(found):
         surveys = [r for r in results if isinstance(r, Survey) and has_surface(r)]
-        others += [r for r in results if not any(r is survey for survey in surveys)]
+        others += [(name, r) for r in results if not any(r is survey for survey in surveys)]
         if surveys:
             runs.append(_run(name, surveys))
     return runs, others
+
+
+# Titles that occur twice are told apart by their groups, or else by a number.
+def _page_names(pages: Sequence[Page], groups: Sequence[str]) -> list[str]:
+    titles = [page.title for page in pages]
+    grouped = [
+        f"{t}, {g}" if titles.count(t) > 1 else t for t, g in zip(titles, groups, strict=True)
+    ]
+    if len(set(grouped)) == len(grouped):
+        return grouped
+    return [
+        f"{title} ({titles[: k + 1].count(title)})" if titles.count(title) > 1 else title
+        for k, title in enumerate(titles)
+    ]
 
 
 def _groups(found: Any) -> Iterator[tuple[str, list[Result]]]:

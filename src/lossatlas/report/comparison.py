@@ -18,11 +18,6 @@ _STATISTICS = Reference(
     "https://arxiv.org/abs/2211.08403",
 )
 
-_MATCH_IS_NO_BASIN = (
-    "A match compares the shapes of two maps, each around its own weights: it does not put the "
-    "two checkpoints in one basin, and the barrier on the line between them stands."
-)
-
 
 def comparison_page(found: Comparison) -> Page:
     """What the page of a comparison says and shows."""
@@ -43,13 +38,11 @@ def comparison_page(found: Comparison) -> Page:
 
 def _questions(found: Comparison) -> tuple[Card, ...]:
     lower, *line = found.line_sentences()
-    matched, *rest = found.basin_sentences()
     barrier, bound, is_certain = found.barrier, found.line_bound, found.excess.is_certain
     pairs = found.matching
     one, two = found.names
     alone = f"{len(pairs.gone):,} only around {one}, {len(pairs.new):,} only around {two}"
     shared = f"{len(pairs.pairs):,} matched, {alone}"
-    apart = (_MATCH_IS_NO_BASIN,) if is_certain else ()
     return (
         Card("Which one has the lower loss?", *_lower_loss(found), sentences=(lower,)),
         Card(
@@ -58,9 +51,11 @@ def _questions(found: Comparison) -> tuple[Card, ...]:
             mark="sure" if is_certain or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
-        Card("Do the maps around them look alike?", shared, sentences=(matched, *apart)),
+        Card("Do the maps around them look alike?", shared, sentences=found.match_sentences()),
         Card(
-            "How far apart are their landscapes?", _distance_text(found), sentences=tuple(rest)
+            "How far apart are their landscapes?",
+            _distance_text(found),
+            sentences=found.distance_sentences(),
         ),
     )
 

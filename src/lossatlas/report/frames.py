@@ -17,7 +17,7 @@ from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.result import Estimate
 from lossatlas.surveys import Survey
 from lossatlas.surveys.along import weights_at
-from lossatlas.text import cut_off, number, plain, verdict, with_error
+from lossatlas.text import cut_off, number, plain, unbroken, verdict, with_error
 from lossatlas.topology import MergeTree
 from lossatlas.topology.basin_matching import match_basins
 from lossatlas.topology.field import Connectivity
@@ -51,7 +51,8 @@ def pack(data: bytes) -> str:
 
 def pack_json(data: Any) -> str:
     """Plain values as text that the page inflates; NaN and infinity are null."""
-    return pack(json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).encode())
+    # Numbers in texts stay on one line with their errors and percent signs, as in HTML.
+    return pack(json.dumps(_shown(data), separators=(",", ":"), allow_nan=False).encode())
 
 
 def packed_arrays(land: Landscape) -> tuple[str, list[Plain]]:
@@ -257,11 +258,13 @@ def number_rows(survey: Survey) -> dict[str, tuple[Estimate, list[float]]]:
     }
 
 
-def _finite(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _shown(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_shown(entry) for entry in value]
+    if isinstance(value, str):
+        return unbroken(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

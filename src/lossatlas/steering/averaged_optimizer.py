@@ -131,6 +131,8 @@ class AveragedOptimizer:
     def swapped(self, batches: Iterable[Batch] | None = None) -> AbstractContextManager[None]:
         """`PolynomialAverage.swapped`: the chosen average in the model.
 
+        The mode of the model is left as it is: call `model.eval()` before you evaluate.
+
         Args:
             batches: for the statistics of BatchNorm layers.
 

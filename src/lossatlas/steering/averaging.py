@@ -15,6 +15,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.guard import preserved_modes
 from lossatlas.objective import Batch
 from lossatlas.objective.batches import check_walkable
+from lossatlas.objective.names import check_initialized
 from lossatlas.result import Estimate, Result, result
 from lossatlas.shards import is_sharded, reshard
 from lossatlas.steering.penalties.terms import check_share
@@ -129,6 +130,7 @@ class WeightAverage:
             )
         check_callable("forward", forward, optional=True)
         self.model = unwrapped(model)
+        check_initialized(self.model)
         self.batches, self.forward = batches, forward
         check_statistics(self.model, batches, forward)
         self.params: dict[str, Tensor] = {
@@ -247,6 +249,8 @@ class WeightAverage:
     @contextmanager
     def swapped(self, batches: Iterable[Batch] | None = None) -> Iterator[None]:
         """The average in place of the weights; both come back bit for bit.
+
+        The mode of the model is left as it is: call `model.eval()` before you evaluate.
 
         Args:
             batches: what the model is run on to re-estimate the statistics of its BatchNorm
@@ -502,6 +506,8 @@ class PolynomialAverage(WeightAverage):
         self, batches: Iterable[Batch] | None = None, *, gamma: float | None = None
     ) -> Iterator[None]:
         """An average in place of the weights; both come back bit for bit.
+
+        The mode of the model is left as it is: call `model.eval()` before you evaluate.
 
         Args:
             batches: as for `WeightAverage.swapped`.

@@ -54,6 +54,10 @@ _DISTANCE = Reference(
 )
 # More bars than this make no picture.
 _MOST_BARS = 800
+_MATCH_IS_NO_BASIN = (
+    "A match compares the shapes of two maps, each around its own weights; it does not mean "
+    "that the two checkpoints lie in one basin: a barrier separates them on the line."
+)
 
 
 @result(
@@ -185,7 +189,7 @@ class Comparison(Result):
 
     def _bound(self) -> Estimate:
         known = self.line_bound > 0
-        why = "itself a bound (95 %, all points at once)"
+        why = "a 95 % bound for all points at once"
         return _minor(
             self.line_bound or math.nan,
             "what a rise may be wrong by",
@@ -250,8 +254,8 @@ class Comparison(Result):
         land, tree, name = self.lands[k], self.trees[k], self.names[k]
         smad = "the map has no error to carry over" if tree.saddles.size else NO_SADDLE
         if tree.saddles.size and tree.threshold > 0:
-            smad = f"each bar is right to within {number(tree.threshold, 2)} (95 %)"
-        bound = tree.why_unknown or "itself a bound (95 %, all points at once)"
+            smad = f"each rise is right to within {number(tree.threshold, 2)} (95 %)"
+        bound = tree.why_unknown or "a 95 % bound for all points at once"
         lost = int((~land.finite).sum())
         lowest = land.value_at(land.lowest, f"lowest loss around {name}")
         yield replace(lowest, is_minor=True)
@@ -259,12 +263,12 @@ class Comparison(Result):
         minima = _minor(len(tree), f"minima around {name}", MAP_COUNT)
         yield replace(minima, unit="", is_minor=False)
         yield _minor(tree.threshold, f"certainty threshold around {name}", bound)
-        title = f"mean rise from a minimum to its saddle around {name}"
+        title = f"mean rise to the first saddle, over all minima around {name}"
         yield _minor(
             tree.mean_rise,
             title,
             smad,
-            "saddle-minimum average distance (SMAD), over all minima",
+            "saddle-minimum average distance (SMAD); the deepest minimum counts too",
         )
         title = f"points without a finite loss around {name}"
         yield replace(_minor(lost, title, COUNT), unit="")
@@ -289,13 +293,24 @@ class Comparison(Result):
         return (_ends(self), *_line(self))
 
     def basin_sentences(self) -> tuple[str, ...]:
-        """Which basins are in both maps, how far they moved, where there is no loss."""
+        """Which basins are matched, how far the maps are apart, where there is no loss."""
+        return (*self.match_sentences(), *self.distance_sentences())
+
+    def match_sentences(self) -> tuple[str, ...]:
+        """Which basins of one map are matched by one of the other, and what that means."""
+        has_match = len(self.matching.pairs) > 0
+        note = (_MATCH_IS_NO_BASIN,) if has_match and self.excess.is_certain else ()
+        first, *others = self.matching.sentences(self.names)
+        return (first, *note, *others)
+
+    def distance_sentences(self) -> tuple[str, ...]:
+        """How far the maps are apart, and where there is no loss."""
         lost = [
             f"{count(total, 'point')} of the map around {name} have no finite loss."
             for name, land in zip(self.names, self.lands, strict=True)
             if (total := int((~land.finite).sum()))
         ]
-        return (*self.matching.sentences(self.names), _distance(self), *lost)
+        return (_distance(self), *lost)
 
     def figures(self) -> tuple[Figure, ...]:
         """The rise above the straight line, the line, both maps with basins, both diagrams."""
@@ -387,7 +402,7 @@ def _map_figure(
         f"around {name}",
         title,
         *backends(lambda: pairs.matched_chart(land, matches, scale, title)),
-        f"{count(both.total, 'basin')} in both, {rest}. Pale marks are within the error."
+        f"{count(both.total, 'basin')} matched, {rest}. Pale marks are within the error."
         f"{log}{lost}",
         f"Contour map of the loss around {name}: lowest {low}, range {high}; {both.total} "
         f"matched basins, {rest}.",
@@ -402,7 +417,7 @@ def _minor(value: float, name: str, why: str, meaning: str = "") -> Estimate:
 
 def _interpolation(land: Landscape, place: str) -> Iterator[Estimate]:
     if not land.computed.all():
-        why = f"itself an error: {land.held_out:,} points, each predicted from the others"
+        why = f"measured on {land.held_out:,} points, each predicted from the others"
         yield _minor(land.interpolation_error, f"interpolation error {place}", why)
 
 
@@ -432,7 +447,7 @@ def _paired(found: Comparison, gap: Estimate) -> str:
     low, high = gap.interval()
     text = f"The loss is {first} at {one} and {second} at {two}; on the same {gap.sample_unit} "
     if gap.why_no_error == EQUAL:
-        return f"{text}they are {EQUAL}."
+        return f"{text}the losses are {EQUAL}."
     text += f"they differ by {with_error(gap.value, gap.stderr)}, 95 % interval "
     text += interval_text(low, high)
     if not math.isfinite(gap.stderr) or low <= 0 <= high:
@@ -500,19 +515,20 @@ def _distance(found: Comparison) -> str:
     far, bound = found.bottleneck, found.depth_bound
     if not math.isfinite(far):
         return (
-            "Points that are not finite part the two maps into different numbers of pieces: no "
-            "distance."
+            "Points without a finite loss split the two maps into different numbers of pieces: "
+            "their distance is not defined."
         )
     text = (
-        "Matched by depth alone, no minimum and no saddle of one map moves by more than "
-        f"{number(far, 3)} in the other"
+        "The bottleneck distance of the two maps is "
+        f"{number(far, 3)}: where basins are paired by depth, the losses of their minima and "
+        "saddles differ by no more"
     )
     if bound <= 0:
         return f"{text}; the error of that is not known."
     if far <= bound:
         return (
-            f"{text}. That is not told from no move: with the errors of the maps it may be "
-            f"anything up to {_reach(found)} (95 % for each map)."
+            f"{text}. The errors of the maps could cause it; it is at most {_reach(found)} "
+            "(95 % for each map)."
         )
     return f"{text} (right to within {number(bound, 2)}, 95 % for each map)."
 

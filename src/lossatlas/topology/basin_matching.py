@@ -87,11 +87,11 @@ class BasinMatching(Result):
     def estimates(self) -> tuple[Estimate, ...]:
         """How many basins are in both maps, in one alone, and elsewhere."""
         rows = (
-            ("basins in both", len(self.pairs), "Betti matching"),
+            ("basins matched", len(self.pairs), "by shape (Betti matching)"),
             ("of these in another place", int(self.apart.sum()),
              "their partner lies in a basin of another place"),
-            ("basins gone", len(self.gone), "of the first map"),
-            ("basins new", len(self.new), "of the second map"),
+            ("basins gone", len(self.gone), "on the first map only"),
+            ("basins new", len(self.new), "on the second map only"),
         )  # fmt: skip
         return tuple(
             Estimate(float(value), why_no_error=MAP_COUNT, name=name, meaning=meaning)
@@ -115,28 +115,32 @@ class BasinMatching(Result):
         one, two = names
         pairs, gone, new = len(self.pairs), len(self.gone), len(self.new)
         sentences = [
-            f"Of {count(len(self.first), 'basin')} around {one} and {len(self.second):,} "
-            f"around {two}, {pairs:,} {_be(pairs)} in both; {gone:,} {_be(gone)} gone, "
-            f"{new:,} {_be(new)} new."
+            f"The maps around {one} and {two} have {len(self.first):,} and "
+            f"{count(len(self.second), 'basin')}: {pairs:,} {_be(pairs)} matched by shape, "
+            f"{gone:,} {_be(gone)} only around {one} and {new:,} {_be(new)} only around {two}."
         ]
         apart = int(self.apart.sum())
         if apart:
             sentences.append(
-                f"{apart:,} of the matched have their partner in another place: they end at "
-                "the same saddle, as happens where depths are nearly equal."
+                f"{apart:,} of the matched {'lies' if apart == 1 else 'lie'} in another place "
+                "on the other map: they end at the same saddle, as happens where depths are "
+                "nearly equal."
             )
         if self.first.why_unknown or self.second.why_unknown:
-            return (*sentences, "Which of them are certain is unknown: the maps lack errors.")
+            return (
+                *sentences,
+                "Which of them are certain is unknown: the maps have no errors.",
+            )
         sure = self.certain_alone()
         if sum(sure.values()):
             sentences.append(
-                f"Of those, {sure['gone']:,} gone and {sure['new']:,} new are certain: deeper "
-                "than the errors of their map can make them."
+                f"Of those on one map only, {sure['gone']:,} around {one} and "
+                f"{sure['new']:,} around {two} are certain: deeper than errors can explain."
             )
         elif gone + new:
             sentences.append(
-                "None of those that are gone or new is certain: the errors of the maps could "
-                "make each of them."
+                "Of those on one map only, none is certain: the errors of the maps could cause "
+                "each of them."
             )
         return tuple(sentences)
 

@@ -18,7 +18,7 @@ from lossatlas.topology.field import Bools, Floats, Ints
 
 # Births, deaths and degrees of bars -> coordinates where they are born and die.
 Finder: TypeAlias = Callable[[Floats, Floats, Ints], tuple[Floats, Floats]]
-MAP_COUNT = "exact for this map, which has errors of its own"
+MAP_COUNT = "counted on this map; its errors may add or hide some"
 _REFERENCES = (
     Reference(
         "persistence",
@@ -167,11 +167,11 @@ class Diagram(Result):
         ]
         if self.why_unknown:
             return (*rows, _exact(self.threshold, "certainty threshold", self.why_unknown))
-        bound = "itself a bound"
+        bound = "a 95 % bound for all points at once"
         return (
             *rows,
             replace(
-                _exact(int(self.certain.sum()), LONGER, "at least so many are real"),
+                _exact(int(self.certain.sum()), LONGER, "at least so many are real (95 %)"),
                 meaning="basins and loops; minima on the edge of a map among them",
             ),
             replace(_exact(self.threshold, "certainty threshold", bound), unit="loss"),

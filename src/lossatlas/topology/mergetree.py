@@ -18,7 +18,7 @@ from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints
 
 _MOST_SADDLES = 12
 # The saddle-minimum average distance (SMAD).
-_RISE = "mean rise from a minimum to its saddle"
+_RISE = "mean rise to the first saddle, over all minima"
 NO_SADDLE = "no saddle: no basin meets another"
 SaddleRule = Literal["leaf", "elder"]
 _REFERENCES = (
@@ -300,8 +300,8 @@ class MergeTree(Result):
         name = "certainty threshold"
         if self.why_unknown:
             return (_exact(self.threshold, name, self.why_unknown, unit="loss"),)
-        bound = "itself a bound (95 %, all points at once)"
-        longer = "what lasts longer is no effect of errors"
+        bound = "a 95 % bound for all points at once"
+        longer = "deeper basins are not caused by errors"
         return (
             _exact(self.threshold, name, bound, longer, unit="loss"),
             _exact(
@@ -314,12 +314,17 @@ class MergeTree(Result):
 
     def _means(self) -> tuple[Estimate, ...]:
         bound = number(self.threshold, 2)
-        why = f"each bar is right to within {bound} (95 %); more may be missed"
+        why = f"each rise is right to within {bound} (95 %); minima may be missing"
         why = self.why_unknown or why if self.saddles.size else NO_SADDLE
         share = self.smad(normalize=True) if self.saddles.size else math.nan
         lasting = self.smad(rule="elder") if self.saddles.size else math.nan
         rows = (
-            (_RISE, self.mean_rise, "saddle-minimum average distance, over all minima", "loss"),
+            (
+                _RISE,
+                self.mean_rise,
+                "saddle-minimum average distance (SMAD); the deepest minimum counts too",
+                "loss",
+            ),
             (f"{_RISE}, share of range", share, "the same, over the range", ""),
             ("mean persistence", lasting, "mean depth of basins that end", "loss"),
         )

@@ -22,7 +22,7 @@ from lossatlas.text import as_sentence, count, listed, percent, with_ends
 from lossatlas.text import number as number_text
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.behind import behind_best
-from lossatlas.weights.paired import PairedLosses, halfway
+from lossatlas.weights.paired import EQUAL, PairedLosses, halfway
 from lossatlas.weights.unfinished import identity
 
 Array = NDArray[np.float64]
@@ -252,7 +252,7 @@ def gap_text(gap: Estimate) -> str:
     if not math.isfinite(high - low):
         return f"+{number_text(gap.value, 3)}"
     if not gap.value:
-        return "equal to rounding"
+        return EQUAL
     shown, ends = with_ends(gap.value, low, high)
     return f"+{shown} {ends}"
 

@@ -113,7 +113,7 @@ class Excess:
             return "none seen: the loss is below that line by more than its error everywhere"
         if self.value.any():
             return "none seen: the loss of no example is above that line at any position"
-        return "none seen: to rounding the loss of every example lies on that line"
+        return "none seen: up to rounding error the loss of every example lies on that line"
 
     @property
     def has_spread(self) -> bool:

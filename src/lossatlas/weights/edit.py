@@ -102,7 +102,9 @@ class EditedLayer:
 def _why_no_error(rise: float, stderr: float) -> str | None:
     if not math.isfinite(stderr):
         return "one batch mean has no spread"
-    return None if stderr or rise else "the loss of every example is the same, to rounding"
+    return (
+        None if stderr or rise else "the loss of every example is the same up to rounding error"
+    )
 
 
 @result("edit curve", references=(_EDIT, _OBD))

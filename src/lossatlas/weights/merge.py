@@ -27,6 +27,7 @@ from lossatlas.weights.verdicts import (
     compared_with,
     difference_text,
     differences_figure,
+    is_same,
     reasoned,
     verdict,
 )
@@ -452,11 +453,13 @@ class Soup(Result):
         """The loss and the paired differences.
 
         Returns:
-            Three estimates.
+            Three estimates; two where the average is that of all checkpoints.
         """
+        # Of a mean of all, the difference to the mean of all says nothing.
+        shown = {n: e for n, e in self.against.items() if n != "all" or not is_same(e)}
         return (
             self.loss,
-            *(reasoned(e, f"average minus {n}") for n, e in self.against.items()),
+            *(reasoned(e, f"average minus {n}") for n, e in shown.items()),
         )
 
     def sentences(self) -> tuple[str, ...]:

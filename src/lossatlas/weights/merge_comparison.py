@@ -148,7 +148,7 @@ _VERDICTS = {
     "below that of": "better than",
     "above that of": "worse than",
     "not told apart from that of": "not told apart from",
-    "equal to that of": "equal, to rounding, to",
+    "equal to that of": "equal, up to rounding error, to",
     "not compared with an error to that of": "not compared with an error to",
 }
 

@@ -15,7 +15,7 @@ from lossatlas.weights.places import slabs
 from lossatlas.weights.unfinished import Unfinished
 
 Array = NDArray[np.float64]
-EQUAL = "equal to rounding"
+EQUAL = "equal up to rounding error"
 # Units in the last place that a mean of losses may be off by.
 _ULPS = 8
 _ONE_UNIT = "one batch mean has no spread; return one loss an example"

@@ -40,7 +40,7 @@ def reasoned(found: Estimate, name: str) -> Estimate:
 
 def difference_text(found: Estimate) -> str:
     """The difference with its error, as a remark at the end of a sentence."""
-    return ", to rounding" if is_same(found) else f" (difference {found})"
+    return ", up to rounding error" if is_same(found) else f" (difference {found})"
 
 
 def verdict(found: Estimate) -> str:
@@ -68,7 +68,7 @@ def compared_with(
         "below that of": "is better than",
         "above that of": "is worse than",
         "not told apart from that of": "is not told apart from",
-        "equal to that of": "has, to rounding, the loss of",
+        "equal to that of": "has, up to rounding error, the same loss as",
         "not compared with an error to that of": "is not compared with an error to",
     }
     plain, parts = {"below that of", "equal to that of"}, []

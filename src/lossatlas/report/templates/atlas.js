@@ -179,7 +179,7 @@
     svg.cursor = (step) => {
       mark.setAttribute("x1", X(step)); mark.setAttribute("x2", X(step));
       const found = series[0].n.values[state.step];
-      cell.querySelector(".now").textContent = found && found[0] !== null ? `${Scene.short(found[0])}${found[1] ? ` ± ${Scene.short(found[1], 2)}` : ""}` : "–";
+      cell.querySelector(".now").textContent = found && found[0] !== null ? `${Scene.short(found[0])}${found[1] ? `\u00a0±\u00a0${Scene.short(found[1], 2)}` : ""}` : "–";
     };
     svg.addEventListener("click", (event) => {
       const box = svg.getBoundingClientRect(), s = x0 + (((event.clientX - box.left) / box.width) * W - PAD.l) / (W - PAD.l - PAD.r) * (x1 - x0);

@@ -655,7 +655,7 @@
     words(x, y) {
       const f = this.frame.at(x, y, this.name === "error" ? "loss" : this.name);
       const error = this.name === "loss" || this.name === "error" ? f.error : NaN;
-      const shown = isNaN(error) ? short(f.value) : `${short(f.value)} ± ${short(error, 2)}`;
+      const shown = isNaN(error) ? short(f.value) : `${short(f.value)}\u00a0±\u00a0${short(error, 2)}`;
       return `${this.name === "error" ? "loss" : this.name} ${shown}${f.computed ? "" : " (interpolated)"}\nat ${short(f.x, 3)}, ${short(f.y, 3)}`;
     }
     png(title) {

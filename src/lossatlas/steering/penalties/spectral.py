@@ -11,6 +11,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ModelError
 from lossatlas.guard import preserved_modes
+from lossatlas.objective.names import check_initialized
 from lossatlas.rng import generator
 from lossatlas.steering.penalties.terms import check_weight
 
@@ -120,6 +121,7 @@ class SpectralRegularizer(nn.Module):
         check_at_least("iterations", iterations, 1)
         self.weight, self.power = check_weight("weight", weight), float(power)
         self.target, self.iterations = float(target), iterations
+        check_initialized(model)
         every = list(_weights(model))
         excluded = set(exclude)
         named = [part for part in every if part.name not in excluded and part.role]
