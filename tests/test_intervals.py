@@ -86,7 +86,8 @@ def test_an_estimate_says_that_it_rests_on_few_units():
 
 def test_a_mean_of_few_large_losses_says_so_and_how_many_would_do():
     skewed = Estimate(1.0, 0.1, samples=100, sample_unit="examples", skewness=0.4, name="loss")
-    assert "few large losses among 100 examples; 400 are enough" in skewed.caveat
+    assert "dominated by few of 100 examples" in skewed.caveat
+    assert "as skewed as these, 400 examples are enough" in skewed.caveat
     assert estimate_row(skewed)[2] == "± 0.10, dominated by few of 100 examples"
     for other in (replace(skewed, skewness=0.2), replace(skewed, sample_unit="probes")):
         assert other.caveat == ""

@@ -43,8 +43,8 @@ def test_a_comparison_is_one_object_a_file_and_a_page(monkeypatch, capsys, tmp_p
     assert "&lt;b&gt;&amp;" in page
     assert "initial step" in page
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "trainings.html",
         "training.json",
+        "trainings.html",
         "trainings.nc",
     ]
 

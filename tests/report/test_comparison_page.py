@@ -132,8 +132,8 @@ def test_a_distance_within_the_errors_says_how_large_it_may_be():
     assert 0 <= found.bottleneck <= found.depth_bound
     reach = f"{found.bottleneck + found.depth_bound:.2g}"
     row = next(row for row in found.rows() if row[0] == "bottleneck distance")
-    assert f"not told from 0: it may be anything up to {reach}" in " ".join(row)
-    assert f"anything up to {reach} (95 % for each map)" in found.basin_sentences()[1]
+    assert f"errors of the maps could cause it; at most {reach}" in " ".join(row)
+    assert f"it is at most {reach} (95 % for each map)" in found.distance_sentences()[0]
 
 
 def test_ticks_of_a_line_reach_as_far_as_its_band():
@@ -257,5 +257,5 @@ def test_matched_basins_are_not_called_the_same_where_a_barrier_stands():
     apart = card(view(0.4))
     assert "same basin" not in apart.question
     assert apart.value.endswith("only around B")
-    assert "does not put the two checkpoints in one basin" in apart.sentences[-1]
+    assert "does not mean that the two checkpoints lie in one basin" in apart.sentences[1]
     assert len(card(view(-0.1)).sentences) == 1

@@ -289,8 +289,8 @@ def test_range_and_edge_rest_on_computed_points():
     # The interpolated end is below zero, where a loss cannot be.
     found = with_guesses([-0.4, 0.1, 0.5, 1, 2], computed, 0.5)
     assert told(found, "on the edge") == []
-    start = "Interpolated points aside, the loss on the map goes from 0.1 to 2"
-    assert told(found, "goes from")[0].startswith(start)
+    start = "The computed losses on the map range from 0.1 to 2"
+    assert told(found, "range from")[0].startswith(start)
     edge = [True, False, True, True, True]
     assert told(with_guesses([0.1, 0.05, 0.5, 1, 2], edge, 0.2), "on the edge")
     # Inside lies a point that is lower by more than interpolation may be off.
@@ -298,11 +298,12 @@ def test_range_and_edge_rest_on_computed_points():
 
 
 def test_range_against_the_error():
-    assert told(on_a_line([0, 1, 5], 0.5), "The loss on the map goes") == [
-        "The loss on the map goes from 0 to 5, a range of 10 times its largest standard error."
+    assert told(on_a_line([0, 1, 5], 0.5), "The losses on the map range") == [
+        "The losses on the map range from 0 to 5; that range is 10 times the largest standard "
+        "error."
     ]
-    assert told(on_a_line([0, 1, 5]), "The loss on the map goes") == [
-        "The loss on the map goes from 0 to 5."
+    assert told(on_a_line([0, 1, 5]), "The losses on the map range") == [
+        "The losses on the map range from 0 to 5."
     ]
 
 
@@ -363,35 +364,35 @@ def test_points_outside_the_map_are_counted():
 
 
 def test_errors_or_the_reason_for_none():
-    assert told(survey_of(line_map(noise=0.03)), "A value of the map", "no standard errors")[
+    assert told(survey_of(line_map(noise=0.03)), "standard error of", "no standard errors")[
         0
     ] == (
-        "A value of the map has a standard error of 0.03 (median; at most 0.03), from "
+        "The losses on the map have a standard error of 0.03 (median; at most 0.03), from "
         "1,000 examples."
     )
     one = survey_of(sample_map(count=1, unit="batches"))
     assert (
         "a spread needs two batches; there is one"
-        in told(one, "A value of the map", "no standard errors")[0]
+        in told(one, "standard error of", "no standard errors")[0]
     )
     assert (
         "none was estimated"
-        in told(survey_of(sample_map()), "A value of the map", "no standard errors")[0]
+        in told(survey_of(sample_map()), "standard error of", "no standard errors")[0]
     )
 
 
 def test_what_was_interpolated_and_how_well():
-    assert told(survey_of(sample_map()), "computed") == [
-        "Every one of the 961 points was computed."
-    ]
-    (sentence,) = told(survey_of(refined_map()), "computed")
+    assert told(survey_of(sample_map()), "computed") == ["All 961 points were computed."]
+    (sentence,) = told(survey_of(refined_map()), "points were computed")
     assert sentence.startswith(
-        "196 of 1,681 points were computed and the rest interpolated; each"
+        "196 of 1,681 points were computed and the rest interpolated. Each"
     )
-    assert "each of 300 computed points was predicted from the others" in sentence
-    assert "at most 0.006 (0.14 % of the range) (95 % confidence)" in sentence
+    assert "Each of 300 computed points was also predicted from the others" in sentence
+    assert "at most 0.006 (0.14 % of the range, 95 % confidence)" in sentence
     unmeasured = survey_of(replace(refined_map(), held_out=0))
-    assert told(unmeasured, "computed")[0].endswith("the error of that was not measured.")
+    assert told(unmeasured, "points were computed")[0].endswith(
+        "the error of the interpolation was not measured."
+    )
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -11,11 +11,11 @@ from torch.nn.parameter import is_lazy
 from torch.testing import assert_close
 
 import lossatlas as la
-from lossatlas import steering
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.rng import generator
 from lossatlas.steering import statistics
 from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage
+from lossatlas.steering.penalties import SpectralRegularizer
 
 # Most of these averages are given their batches with `swapped`.
 pytestmark = pytest.mark.filterwarnings("ignore:.*running statistics")
@@ -464,7 +464,7 @@ def test_a_gamma_that_is_not_there_is_named():
         PolynomialAverage,
         EMA,
         LAWA,
-        steering.SpectralRegularizer,
+        SpectralRegularizer,
         lambda model: la.SpikeRecorder(
             model, torch.optim.SGD(nn.Linear(1, 1).parameters()), F.mse_loss
         ),

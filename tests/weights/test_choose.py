@@ -131,7 +131,7 @@ def test_few_large_losses_are_a_caveat():
         nn.Linear(1, 1, bias=False), la.supervised(F.mse_loss), [(inputs, targets)]
     )
     found = choose(data, *points(1.0, 1.1), sharpness=False)
-    assert "few large losses among 20 examples" in found.losses[0].caveat
+    assert "dominated by few of 20 examples" in found.losses[0].caveat
     assert not choose(objective(2000), *points(1.0), sharpness=False).losses[0].caveat
 
 

@@ -277,7 +277,7 @@ class Landscape(Result):
         """How many points were computed, and how large their errors are."""
         lost, size = int((~self.finite).sum()), " x ".join(map(str, self.values.shape))
         computed = _count(int(self.computed.sum()), "computed points")
-        how = f"{COUNT}: of {size}, engine {self.engine}"
+        how = f"exact; of {size} points, engine {self.engine}"
         rows = [
             _count(self.values.size, "points on the map"),
             replace(computed, why_no_error=how, is_minor=False),

@@ -47,15 +47,15 @@ def _range(land: "Landscape") -> list[str]:
     if not land.finite.any():
         return ["The loss is not finite at any point of the map."]
     low, high = (float(land.values.flat[k]) for k in (land.lowest, land.highest))
-    start = "The" if land.computed.all() else "Interpolated points aside, the"
+    start = "losses" if land.computed.all() else "computed losses"
     if low == high:
-        return [f"{start} loss on the map is {number(low, 3)} everywhere."]
-    text = "{} loss on the map goes from {} to {}".format(start, *distinct(low, high))
+        return [f"All {start} on the map are {number(low, 3)}."]
+    text = "The {} on the map range from {} to {}".format(start, *distinct(low, high))
     errors = sampling_errors(land)
     if not errors.size or errors.max() == 0:
         return [f"{text}."]
     times = (high - low) / float(errors.max())
-    return [f"{text}, a range of {number(times, 2)} times its largest standard error."]
+    return [f"{text}; that range is {number(times, 2)} times the largest standard error."]
 
 
 def _nonfinite(land: "Landscape") -> list[str]:
@@ -147,7 +147,7 @@ def _errors(land: "Landscape") -> str:
         f"{land.count:,} {land.unit}" if land.count else f"an unknown number of {land.unit}"
     )
     return (
-        f"A value of the map has a standard error of {number(float(np.median(errors)), 2)} "
+        f"The losses on the map have a standard error of {number(float(np.median(errors)), 2)} "
         f"(median; at most {number(float(errors.max()), 2)}), from {source}."
     )
 
@@ -155,16 +155,17 @@ def _errors(land: "Landscape") -> str:
 def _interpolation(land: "Landscape") -> str:
     total, computed = land.values.size, int(np.count_nonzero(land.computed))
     if computed == total:
-        return f"Every one of the {total:,} points was computed."
+        return f"All {total:,} points were computed."
     text = f"{computed:,} of {total:,} points were computed and the rest interpolated"
     if not land.held_out:
-        return f"{text}; the error of that was not measured."
-    share = f" ({percent(land.interpolation_error / land.range)} of the range)"
+        return f"{text}; the error of the interpolation was not measured."
+    share = f"{percent(land.interpolation_error / land.range)} of the range, "
     is_exact = not extremes(land.values, land.computed).any()
     exact = " Its minima, its lowest and its highest point were computed." if is_exact else ""
     return (
-        f"{text}; each of {count(land.held_out, 'computed point')} was predicted from the "
-        "others. By that the largest error of an interpolated point is at most "
-        f"{number(land.interpolation_error, 2)}{share if land.range > 0 else ''} "
-        f"(95 % confidence), and {number(land.interpolation_rms, 2)} root mean square.{exact}"
+        f"{text}. Each of {count(land.held_out, 'computed point')} was also predicted from the "
+        "others: interpolated losses are off by "
+        f"{number(land.interpolation_rms, 2)} (root mean square), and by at most "
+        f"{number(land.interpolation_error, 2)} "
+        f"({share if land.range > 0 else ''}95 % confidence).{exact}"
     )

@@ -231,9 +231,8 @@ class Comparison(Result):
         if bound > 0:
             why = f"right to within {number(bound, 2)} (95 % for each map)"
         if bound > 0 and self.bottleneck <= bound:
-            why = (
-                f"not told from 0: it may be anything up to {_reach(self)} (95 % for each map)"
-            )
+            most = f"at most {_reach(self)} (95 % for each map)"
+            why = f"the errors of the maps could cause it; {most}"
         if not math.isfinite(self.bottleneck):
             why = "points that are not finite part the maps into different numbers of pieces"
         sums = why if not bound else "a sum over all basins, small ones too: no bound is known"

@@ -18,7 +18,7 @@ from lossatlas.topology.field import Bools, Floats, Ints
 
 # Births, deaths and degrees of bars -> coordinates where they are born and die.
 Finder: TypeAlias = Callable[[Floats, Floats, Ints], tuple[Floats, Floats]]
-MAP_COUNT = "counted on this map; its errors may add or hide some"
+MAP_COUNT = "an exact count on this map; its errors may add or hide some"
 _REFERENCES = (
     Reference(
         "persistence",
