@@ -131,7 +131,7 @@ def test_all_commands_but_those_that_make_an_atlas_can_share_a_folder(
         declared.clear()
         cli.main([*arguments(case), "--out", "run"], standalone_mode=False)
         files = declared[-1].files
-        written = {*files.patterns, files.record.name}
+        written = {*files.results, files.record.name}
         names.setdefault(files.command, set()).update(n for n in written if "*" not in n)
     for first, second in combinations(names, 2):
         shared = names[first] & names[second]
