@@ -1,6 +1,7 @@
 """The command as a user types it: real processes, real files, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -45,6 +46,15 @@ def call(monkeypatch, capsys, *arguments):
         app.main()
     printed = capsys.readouterr()
     return stop.value.code, printed.out, printed.err
+
+
+@pytest.mark.parametrize("own", [None, "ACTIVE"])
+def test_threads_do_not_spin_unless_the_user_says_so(monkeypatch, capsys, own):
+    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert call(monkeypatch, capsys, "--version")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == (own or "PASSIVE")
 
 
 def test_with_json_one_object_and_nothing_else_is_printed(tmp_path):

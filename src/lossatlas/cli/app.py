@@ -1,6 +1,7 @@
 """The `lossatlas` command: what there is, and what happens when it fails."""
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -87,6 +88,9 @@ def _terminate(*_: object) -> None:
 def main() -> None:
     """Run the command line; exit with 0, 2 after a named error, 130 or 143 when stopped."""
     signal.signal(signal.SIGTERM, _terminate)
+    # OpenMP reads this when torch is imported. Threads that spin while they wait made the demo
+    # six times slower on a machine that other processes shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli.main(prog_name=_NAME, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
