@@ -75,7 +75,7 @@ def test_trajectory_plane_is_that_of_a_dense_pca():
         np.abs(plane.landmarks["trajectory"]), np.abs(rows @ axes[:2].T), atol=1e-8
     )
     share = sizes[0] ** 2 / (sizes**2).sum()
-    assert plane.labels[0] == f"PC 1 ({share:.0%} of the trajectory)"
+    assert plane.labels[0] == f"PC 1 ({100 * share:.0f} % of the trajectory)"
 
 
 ORIGIN = vector(1.0, 2.0, 3.0)

@@ -58,7 +58,7 @@ def test_nothing_in_a_safe_name_is_markup_or_a_placeholder(name):
 
 def test_long_names_are_cut_and_marked():
     assert text.cut_off("x" * 100, 10) == "x" * 9 + "…"
-    assert text.short("PC 1 (95% of the trajectory)") == "PC 1"
+    assert text.short("PC 1 (95 % of the trajectory)") == "PC 1"
     assert text.plain("a\u202eb\nc") == "a b c"
 
 

@@ -34,7 +34,7 @@ def view(height, stderr=0.01, barrier_stderr=0.02):
 def test_the_headline_is_plain_and_no_surer_than_the_errors():
     assert view(0.4).headline() == "A barrier of 0.400 ± 0.020 stands between them."
     assert view(-0.1).headline() == "The two lie in one basin along the line: no barrier."
-    assert view(0.02).headline().startswith("No barrier that can be told from error")
+    assert view(0.02).headline().startswith("No barrier beyond the error")
     assert "its error is not known" in view(0.4, np.nan, np.nan).headline()
     broken = way()
     broken.values[9] = np.inf
@@ -231,13 +231,13 @@ def test_a_barrier_that_a_lower_point_proves_is_given_by_its_lower_end():
     assert "by 0.007 (the highest rise is from 0.00075 to 0.016, 95 %" in words
     assert "right to within" not in words
     page = comparison_page(found)
-    assert page.questions[1].value == "at least 0.00075"
+    assert page.questions[1].value == "yes: at least 0.00075"
     (shown,) = (t for s in page.sections for t in s.tiles if t.label == "barrier")
     assert "at least 0.00075" in shown.detail
     none = replace(found.excess, value=np.where(value == 0.0010, 0, value))
     unsure = replace(found, excess=none)
-    assert unsure.headline().startswith("No barrier that can be told from error")
-    assert comparison_page(unsure).questions[1].value == "none told from error"
+    assert unsure.headline().startswith("No barrier beyond the error")
+    assert comparison_page(unsure).questions[1].value == "none beyond the error"
 
 
 def test_losses_that_differ_by_rounding_are_called_equal():

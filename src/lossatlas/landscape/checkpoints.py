@@ -146,7 +146,9 @@ def along(points: Sequence[Params], buffers: Sequence[Params], dimension: int) -
         check_real(point)
     steps = [subtract(point, last) for point in points[:-1]]
     axes, shares = _principal(steps, dimension)
-    labels = [f"PC {k + 1} ({share:.0%} of the trajectory)" for k, share in enumerate(shares)]
+    labels = [
+        f"PC {k + 1} ({100 * share:.0f} % of the trajectory)" for k, share in enumerate(shares)
+    ]
     bare = plane(last, *axes, labels=labels)
     return _with_landmarks(bare, "trajectory", points, buffers, len(points) - 1)
 

@@ -19,7 +19,7 @@ from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.run import Run
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.log import DecisionLog
-from lossatlas.text import count, cut_off, number, with_error
+from lossatlas.text import count, cut_off, listed, number, with_error
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -352,10 +352,13 @@ class Runs(Result):
         better, worse = ([row.recipe for row in others if row.verdict == w] for w in words)
         if not better and not worse:
             return f"No recipe is told apart from {first.recipe} by test {self.measure}."
-        parts = [f"better than {first.recipe}: {', '.join(better)}"] if better else []
-        parts += [f"worse: {', '.join(worse)}"] if worse else []
-        text = "; ".join(parts)
-        return f"{text[0].upper()}{text[1:]}."
+        told = {"better": better, "worse": worse}
+        parts = [
+            f"{listed(names)} {'is' if len(names) == 1 else 'are'} {word} than {first.recipe}"
+            for word, names in told.items()
+            if names
+        ]
+        return f"{'; '.join(parts)} by test {self.measure}."
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -450,7 +453,8 @@ class Runs(Result):
             "differences",
             title,
             lambda: _intervals(others, gaps, title, axis, zero=True),
-            caption=f"Paired by seed. {_DOTS} An interval that holds zero tells nothing apart.",
+            caption=f"Paired by seed. {_DOTS} Where an interval holds zero, the two are not "
+            "told apart.",
             alt="Paired difference of each recipe to the first one.",
         )
 

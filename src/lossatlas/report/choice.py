@@ -90,8 +90,8 @@ def _table(found: Choice) -> tuple[Table, ...]:
     head = (
         "candidate",
         "loss minus the best",
-        "interval of the decision",
+        "interval for the verdict",
         "verdict",
-        "loss itself",
+        "loss",
     )
     return (Table("Candidates", head, tuple(rows)),)

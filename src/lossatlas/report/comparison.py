@@ -8,7 +8,7 @@ from lossatlas.plots.pairs import BasinMatch
 from lossatlas.report.contents import Card, Page, Section, Tile, tile
 from lossatlas.result import Figure, Reference, Table
 from lossatlas.surveys import Comparison
-from lossatlas.text import cut_off, number, with_error
+from lossatlas.text import count, cut_off, number, with_error
 from lossatlas.weights.paired import EQUAL
 
 _STATISTICS = Reference(
@@ -42,12 +42,12 @@ def _questions(found: Comparison) -> tuple[Card, ...]:
     pairs = found.matching
     one, two = found.names
     alone = f"{len(pairs.gone):,} only around {one}, {len(pairs.new):,} only around {two}"
-    shared = f"{len(pairs.pairs):,} matched, {alone}"
+    shared = f"{count(len(pairs.pairs), 'basin')} matched, {alone}"
     return (
         Card("Which one has the lower loss?", *_lower_loss(found), sentences=(lower,)),
         Card(
             "Does a barrier stand between them?",
-            found.excess.barrier_text if is_certain else "none told from error",
+            f"yes: {found.excess.barrier_text}" if is_certain else "none beyond the error",
             mark="sure" if is_certain or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
@@ -80,9 +80,9 @@ def _lower_loss(found: Comparison) -> tuple[str, str, str]:
 def _distance_text(found: Comparison) -> str:
     far, bound = found.bottleneck, found.depth_bound
     if not math.isfinite(far):
-        return "no distance"
+        return "not defined"
     if 0 < far <= bound:
-        return f"not told apart; at most {number(far + bound, 2)}"
+        return f"within the error; at most {number(far + bound, 2)}"
     return number(far, 3)
 
 

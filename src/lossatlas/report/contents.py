@@ -8,6 +8,9 @@ from lossatlas.result import Estimate, Figure, Reference, Table
 from lossatlas.surveys import Survey
 from lossatlas.text import cut_off
 
+# Longer reasons do not fit below a number.
+_MAX_REASON = 44
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -27,9 +30,9 @@ class Tile:
 def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
     """An estimate at the head of the page."""
     value, error = shown.texts
-    # Other reasons are too long for a tile.
-    exact = shown.reason if shown.error == 0 else "no error known"
-    return Tile(cut_off(label, 64), value, f"{error or exact}{remark}")
+    is_short = shown.error == 0 or 0 < len(shown.reason) <= _MAX_REASON
+    reason = shown.reason if is_short else "no error known"
+    return Tile(cut_off(label, 64), value, f"{error or reason}{remark}")
 
 
 def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, ...]:

@@ -21,6 +21,7 @@ _TITLES = {
     "schedule-plan": "The schedules",
     "monitor-log": "Readings of the training",
     "spike": "A spike of the loss",
+    "inits-ranking": "How far to trust it",
 }
 # Kinds whose name in a file is not what people call them.
 _KINDS = {
@@ -28,6 +29,7 @@ _KINDS = {
     "choice": "Choice of a checkpoint",
     "runs": "Compared trainings",
     "average-choice": "Choice of an average",
+    "inits-ranking": "Ranking of initializations",
     "mergetree": "Merge tree",
     "monitor-log": "Readings of a training",
 }

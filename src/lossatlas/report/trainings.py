@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lossatlas.recipes import RecipeSummary, Runs, effect_size, verdict
 from lossatlas.report.contents import Card, Page, Section, Tile
-from lossatlas.result import Figure, Table
+from lossatlas.result import Estimate, Figure, Table
 from lossatlas.text import MINUS, count, cut_off, number, percent, with_error
 
 # Seeds from which an effect size is shown.
@@ -137,8 +137,12 @@ def _cells(row: RecipeSummary) -> tuple[str, ...]:
         row.interval_text(gap).replace("-", MINUS),
         number(effect, 2) if math.isfinite(effect) else "",
         row.verdict,
-        "" if untuned is None else f"{row.signed(untuned.value)} {verdict(untuned)}",
+        "" if untuned is None else _signed(row, untuned),
     )
+
+
+def _signed(row: RecipeSummary, gap: Estimate) -> str:
+    return f"{row.signed(gap.value).replace('-', MINUS)} {verdict(gap)}"
 
 
 def _decisions(found: Runs, figures: Iterable[Figure]) -> Section:

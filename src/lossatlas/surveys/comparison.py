@@ -151,7 +151,7 @@ class Comparison(Result):
             return f"A barrier of {shown} stands between them; its error is not known."
         if not self.excess.is_certain:
             return (
-                f"No barrier that can be told from error: the line rises by {shown}, which is "
+                f"No barrier beyond the error: the line rises by {shown}, which is "
                 "within the error of the samples."
             )
         return f"A barrier of {self.excess.barrier_text} stands between them."

@@ -89,9 +89,9 @@ class BasinMatching(Result):
         rows = (
             ("basins matched", len(self.pairs), "by shape (Betti matching)"),
             ("of these in another place", int(self.apart.sum()),
-             "their partner lies in a basin of another place"),
-            ("basins gone", len(self.gone), "on the first map only"),
-            ("basins new", len(self.new), "on the second map only"),
+             "their match lies in a basin of another place"),
+            ("basins only on the first map", len(self.gone), "gone on the second"),
+            ("basins only on the second map", len(self.new), "new on the second"),
         )  # fmt: skip
         return tuple(
             Estimate(float(value), why_no_error=MAP_COUNT, name=name, meaning=meaning)

@@ -28,6 +28,7 @@ from lossatlas.weights.unfinished import identity
 Array = NDArray[np.float64]
 
 
+_MEAN = "mean of "
 # Rivals that the headline names.
 _SHOWN_RIVALS = 3
 
@@ -131,8 +132,9 @@ class Choice(Result):
             )
         elif self.unknown_error:
             text = (
-                f"{self.best} has the lowest held-out loss; whether {listed(self._rivals)} may "
-                f"be as good is not known, as the error is unknown: {self.unknown_error}"
+                f"{_at_start(self.best)} has the lowest held-out loss; whether "
+                f"{listed(self._rivals)} may be as good is not known, as the error is unknown: "
+                f"{self.unknown_error}"
             )
             start = (as_sentence(text),)
         else:
@@ -149,7 +151,7 @@ class Choice(Result):
         gaps = {n: e for n, e in zip(self.names, self.decisive, strict=True) if n != self.best}
         near = sorted(self._rivals or gaps, key=lambda name: _height(gaps[name]))
         shown = [f"{name} ({gap_text(gaps[name])})" for name in near[:_SHOWN_RIVALS]]
-        start = f"{self.best} has the lowest held-out loss"
+        start = f"{_at_start(self.best)} has the lowest held-out loss"
         if not self._rivals:
             return f"{start}, lower than that of the next, {shown[0]}."
         shown += [count(len(near) - len(shown), "other")] if len(near) > len(shown) else []
@@ -209,7 +211,7 @@ class Choice(Result):
             for name, chosen in (("may be the best", equal), ("worse than the best", ~equal))
             if chosen.any()
         ]
-        title, axis = "Behind the best", "loss minus that of the best"
+        title, axis = "Loss above the best", "loss minus that of the best"
         intervals = (
             as_sentence(f"There are no intervals: {self.unknown_error}")
             if self.unknown_error
@@ -220,7 +222,8 @@ class Choice(Result):
             "behind the best",
             title,
             *backends(lambda: rows_chart(self.names, series, title, axis, zero=True)),
-            caption=f"Each candidate minus {self.best}, on the same examples. {intervals}",
+            caption=f"Each candidate minus {_called(self.best)}, on the same examples. "
+            f"{intervals}",
             alt="Difference of each candidate to the best with its interval.",
         )
 
@@ -244,6 +247,15 @@ class Choice(Result):
             "Between checkpoints: the mean of the two.",
             alt="Curves of the held-out loss over the checkpoints.",
         )
+
+
+# Means have no names of their own, as checkpoints have.
+def _called(name: str) -> str:
+    return f"the {name}" if name.startswith(_MEAN) else name
+
+
+def _at_start(name: str) -> str:
+    return f"The {name}" if name.startswith(_MEAN) else name
 
 
 def gap_text(gap: Estimate) -> str:
@@ -329,7 +341,7 @@ def choose(
     called, points = _checked(objective, checkpoints, names)
     count = len(points)
     pairs = range(count - 1) if averages else range(0)
-    called += [f"mean of {called[k]} and {called[k + 1]}" for k in pairs]
+    called += [f"{_MEAN}{called[k]} and {called[k + 1]}" for k in pairs]
     tasks = {f"{k + 1}: {name}": k for k, name in enumerate(called)}
     measure = _Measure(objective, points, sharpness, localization, seed)
     settings = {"names": called, "sharpness": sharpness, "seed": seed}
