@@ -26,12 +26,22 @@ from typing import (
 import numpy as np
 
 from lossatlas import io
-from lossatlas.checks import check_one_of, is_number
+from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError, FileError
-from lossatlas.intervals import few_units_note, interval, skewed_note
+from lossatlas.estimate import (
+    UNKNOWN,
+    Estimate,
+    error_lengths,
+    estimate_row,
+    estimate_to_dict,
+    is_exact_count,
+    to_plain,
+)
 from lossatlas.io.records import equal, from_dataset, record, to_dataset
+from lossatlas.latex_table import estimates_table
+from lossatlas.reference import Reference
 from lossatlas.text import count as counted
-from lossatlas.text import latex, number, slug, with_ends, with_error
+from lossatlas.text import number, slug
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +49,23 @@ if TYPE_CHECKING:
 
     from lossatlas.plots.chart import Chart
 
+__all__ = [
+    "Backend",
+    "Estimate",
+    "Figure",
+    "Reference",
+    "Result",
+    "Table",
+    "chart_of",
+    "estimate_row",
+    "quantity",
+    "result",
+    "rows_figure",
+]
+
 R = TypeVar("R", bound=type)
 Backend = Literal["matplotlib", "plotly"]
 _MAX_LINES, _MAX_CHARACTERS = 5, 400
-_LEVEL = 0.95
-_UNKNOWN = "not known"
 
 
 def quantity(unit: str, **options: Any) -> Any:
@@ -52,7 +74,7 @@ def quantity(unit: str, **options: Any) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, quantity))
-def result(kind: str, *, references: tuple["Reference", ...] = ()) -> Callable[[R], R]:
+def result(kind: str, *, references: tuple[Reference, ...] = ()) -> Callable[[R], R]:
     """Class decorator: make a subclass of `Result` a frozen dataclass with a name on disk.
 
     Args:
@@ -69,150 +91,6 @@ def result(kind: str, *, references: tuple["Reference", ...] = ()) -> Callable[[
         return cast("R", io.kind(kind)(record(made)))
 
     return decorate
-
-
-@record
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A number with its uncertainty, or the reason why it has none.
-
-    Attributes:
-        value: the number.
-        stderr: its standard error, same units; 0 where exact (`why_no_error`, if there is one,
-            is then shown in its place), NaN where unknown.
-        products: products with a matrix (or evaluations) that it cost.
-        samples: how many independent samples the error comes from; 0 where it is exact.
-        reached: whether the tolerance that was asked for was reached.
-        why_no_error: why `stderr` is NaN or 0, as a sentence; None where there is an error.
-        checked: what the derivatives under it were compared with, a sentence each.
-        bound: a largest error in place of a standard error (the residual of an eigenvalue,
-            say), same units; NaN where there is none.
-        name: what it is, as in "trace".
-        unit: of value, error and bound.
-        meaning: what it says, for a reader who has not met it.
-        is_minor: whether it is left out of short tables.
-        sample_unit: what a sample is, in the plural, as in "examples".
-        effective: effective number of samples where they count unequally, as in
-            (sum w)^2 / sum w^2; NaN means that all count alike, `samples`.
-        skewness: of the value over samples of this size: positive where it is often a little
-            too low and seldom much too high; 0 where it is symmetric or unknown.
-        ends: both ends of its 95 % interval where that was computed as such (from a bootstrap,
-            say) and need not be symmetric; None where `interval` takes it from the error.
-    """
-
-    value: float
-    stderr: float = math.nan
-    products: int = 0
-    samples: int = 0
-    reached: bool = True
-    why_no_error: str | None = None
-    checked: tuple[str, ...] = ()
-    bound: float = math.nan
-    name: str = ""
-    unit: str = ""
-    meaning: str = ""
-    is_minor: bool = False
-    sample_unit: str = "samples"
-    effective: float = math.nan
-    skewness: float = 0.0
-    ends: tuple[float, float] | None = None
-
-    @property
-    def error(self) -> float:
-        """The bound where there is one, otherwise the standard error; NaN where unknown."""
-        return self.bound if math.isfinite(self.bound) else self.stderr
-
-    @property
-    def reason(self) -> str:
-        """Why there is no error, or one of zero; empty where there is one."""
-        if self.why_no_error is not None or self.error != 0:
-            return self.why_no_error or ""
-        several = self.samples > 1
-        return f"the same for all {self.samples:,} {self.sample_unit}" if several else "exact"
-
-    @property
-    def caveat(self) -> str:
-        """What the interval of a mean over few or skewed losses rests on; often empty."""
-        if self.sample_unit not in {"examples", "batches"} or not self.error > 0:
-            return ""
-        few = few_units_note(self.samples, self.sample_unit)
-        return few or skewed_note(self.samples, self.sample_unit, self.skewness)
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A two-sided confidence interval: `ends`, value -+ bound, or Student's t."""
-        if not is_number(level) or not 0 < level < 1:
-            raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
-        if self.ends is not None:
-            if level != _LEVEL:
-                raise ArgumentError(
-                    f"`level` must be {_LEVEL}: only that interval of '{self.name}' was "
-                    f"computed; got {level!r}."
-                )
-            return self.ends
-        if math.isfinite(self.bound):
-            return self.value - self.bound, self.value + self.bound
-        if self.stderr == 0 and self.samples != 1:
-            return self.value, self.value
-        return interval(
-            self.value,
-            self.stderr,
-            self.samples,
-            level,
-            effective=self.effective,
-            skewness=self.skewness,
-        )
-
-    def __eq__(self, other: object) -> bool:
-        """Equal in every field; NaN equals NaN, so that a stored estimate equals itself."""
-        return equal(self, other) if isinstance(other, Estimate) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.samples, self.products, self.unit))
-
-    @property
-    def texts(self) -> tuple[str, str]:
-        """The value as rounded by its error, and "± error", "[low, high]" or nothing.
-
-        A value that is NaN is "not known".
-        """
-        if math.isnan(self.value):
-            return _UNKNOWN, ""
-        if self.ends is not None:
-            return with_ends(self.value, *self.ends)
-        value, error = _rounded(self.value, self.error)
-        return value, f"± {error}" if error else ""
-
-    @property
-    def shown(self) -> str:
-        """The value as rounded by its error, with its unit; "not known" alone where NaN."""
-        return " ".join(filter(None, (self.texts[0], self._unit)))
-
-    @property
-    def _unit(self) -> str:
-        return "" if math.isnan(self.value) else self.unit
-
-    def __str__(self) -> str:
-        """Name, value, error and unit, as `print` shows them."""
-        return f"{self.name}: {self:}" if self.name else f"{self:}"
-
-    def __format__(self, form: str) -> str:
-        """Value, error and unit, for use inside of a sentence."""
-        return format(" ".join(filter(None, (*self.texts, self._unit))), form)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A paper that a method comes from.
-
-    Attributes:
-        use: what it was used for, as in "filter normalization".
-        text: authors, title, place, year.
-        link: where to read it.
-    """
-
-    use: str
-    text: str
-    link: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,19 +166,12 @@ def rows_figure(
 
     shown = [each for each in estimates if math.isfinite(each.value)]
     values = np.array([each.value for each in shown])
-    errors = np.array([_lengths(each) for each in shown]).reshape(-1, 2).T
+    errors = np.array([error_lengths(each) for each in shown]).reshape(-1, 2).T
     names, dots = [e.name for e in shown], [Dots(title, values, errors)]
     chart = partial(rows_chart, names, dots, title, axis, log=log)
     alt = "; ".join(f"{each.name} {each}" for each in shown[:6])
     about: dict[str, Any] = {"caption": caption, "alt": alt, "is_minor": is_minor}
     return chart_of(title.lower(), title, chart, **about)
-
-
-def _lengths(found: Estimate) -> tuple[float, float]:
-    # Of the error bar, below and above the number.
-    if found.ends is None:
-        return found.error, found.error
-    return found.value - found.ends[0], found.ends[1] - found.value
 
 
 class Result:
@@ -386,7 +257,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON; NaN and infinity are None."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(_instance(self))}
+        return {f.name: to_plain(getattr(self, f.name)) for f in fields(_instance(self))}
 
     def summary(self) -> dict[str, Any]:
         """Numbers and words for JSON: what a command prints.
@@ -399,11 +270,11 @@ class Result:
         """
         words = ((name, getattr(self, name, ())) for name in ("notes", "checked"))
         shown: dict[str, Any] = {
-            "estimates": {slug(each.name): _entry(each) for each in self.estimates()},
+            "estimates": {slug(each.name): estimate_to_dict(each) for each in self.estimates()},
             "sentences": list(self.sentences()),
         }
         shown |= {name: list(texts) for name, texts in words if texts}
-        return shown | cast("dict[str, Any]", _plain(self.details()))
+        return shown | cast("dict[str, Any]", to_plain(self.details()))
 
     def details(self) -> dict[str, Any]:
         """What JSON shows beside estimates and sentences.
@@ -440,32 +311,13 @@ class Result:
             minor: whether numbers that short tables leave out are in it.
 
         Returns:
-            A `tabular` environment that needs no package. A number without an error has a
-            dagger, which the last row explains; its reason stands in a comment, and so do
-            the papers. Exact counts have none, and a number that is not known is "--".
+            A `tabular` environment that needs no package: value ± standard error, or value
+            [ends of the 95 % interval] where that was computed as such. A double dagger marks
+            a bound on the error, a dagger a number without an error, whose reason stands in a
+            comment, as do the papers. Exact counts have none; what is not known is "--".
         """
-        rows, reasons = [], []
-        for found in _distinct(self.estimates()):
-            if found.is_minor and not minor:
-                continue
-            value, _, error = with_error(found.value, found.error).partition(" ± ")
-            is_exact = found.error == 0 and not found.why_no_error
-            unmarked = math.isnan(found.value) or is_exact or _is_exact_count(found)
-            shown = f"{value} ± {error}" if error else value if unmarked else f"{value}†"
-            shown = "--" if math.isnan(found.value) else shown
-            rows.append(" & ".join(map(latex, (found.name, shown, found.unit))) + r" \\")
-            if not error and not is_exact:
-                reasons.append(
-                    f"% {latex(found.name)}: {latex(found.why_no_error or 'no error')}"
-                )
-        if any(r"$^\dagger$ &" in row for row in rows):
-            rows += [r"\hline", r"\multicolumn{3}{l}{$^\dagger$ no standard error} \\"]
-        head = r"\begin{tabular}{lrl}", r"\hline", r"quantity & value & unit \\", r"\hline"
-        papers = [
-            f"% {latex(each.use)}: {latex(each.text)} {each.link}" for each in self.cited()
-        ]
-        foot = r"\hline", r"\end{tabular}"
-        return "\n".join((*head, *rows, *foot, *reasons, *papers)) + "\n"
+        estimates = [e for e in _distinct(self.estimates()) if minor or not e.is_minor]
+        return estimates_table(estimates, self.cited())
 
     def save(self, path: str | Path) -> Path:
         """Write to one netCDF file, in place of any that is there; see `lossatlas.load`."""
@@ -513,7 +365,7 @@ class Result:
         picture = _pictures(self)[1] if picture is None else picture
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         cells = (
-            (e.name, f"{e:}", e.meaning if _is_exact_count(e) else e.reason or e.meaning)
+            (e.name, f"{e:}", e.meaning if is_exact_count(e) else e.reason or e.meaning)
             for e in _distinct(self.estimates())
         )
         rows = "".join(
@@ -530,20 +382,15 @@ def _distinct(estimates: Iterable[Estimate]) -> list[Estimate]:
     return list({(e.name, f"{e:}"): e for e in reversed([*estimates])}.values())[::-1]
 
 
-def _is_exact_count(found: Estimate) -> bool:
-    reason = found.why_no_error or ""
-    return "exact" in reason and float(found.value).is_integer()
-
-
 # Numbers that are not known for one reason share a row.
 def _without_repeats(cells: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     known, unknown = [], dict[str, list[str]]()
     for name, value, remark in cells:
-        if value == _UNKNOWN:
+        if value == UNKNOWN:
             unknown.setdefault(remark, []).append(name)
         else:
             known.append((name, value, remark))
-    rows = ((", ".join(names), _UNKNOWN, remark) for remark, names in unknown.items())
+    rows = ((", ".join(names), UNKNOWN, remark) for remark, names in unknown.items())
     return [*known, *rows]
 
 
@@ -593,35 +440,6 @@ def _found_estimates(value: Any, name: str = "", unit: str = "") -> Iterator[Est
             )
 
 
-def _entry(found: Estimate) -> dict[str, Any]:
-    error = {"bound": found.bound} if math.isfinite(found.bound) else {"stderr": found.stderr}
-    words = {
-        "unit": found.unit,
-        "why_no_error": found.why_no_error,
-        "caveat": found.caveat,
-        "interval": _plain(found.ends),
-    }
-    shown: dict[str, Any] = _plain({"value": found.value} | error)
-    return shown | {name: text for name, text in words.items() if text}
-
-
-def estimate_row(found: Estimate) -> tuple[str, str, str]:
-    """An estimate as cells of a table: name, value, error or the reason for none."""
-    error = found.texts[1]
-    kind = " (bound)" if math.isfinite(found.bound) and found.ends is None else ""
-    if error and few_units_note(found.samples, found.sample_unit) and found.caveat:
-        kind = f", from {found.samples} {found.sample_unit} only"
-    elif error and found.caveat:
-        kind = f", dominated by few of {found.samples:,} {found.sample_unit}"
-    remark = f"{error}{kind}" if error else found.reason
-    return found.name, found.shown, remark or found.meaning
-
-
-def _rounded(value: float, error: float) -> tuple[str, str]:
-    shown, _, around = with_error(value, error).partition(" ± ")
-    return shown, around
-
-
 def _brief(value: Any) -> str:
     if hasattr(value, "shape"):
         return (
@@ -632,17 +450,3 @@ def _brief(value: Any) -> str:
     if isinstance(value, Mapping | list | tuple):
         return counted(len(value), "entry", "entries")
     return type(value).__name__ if is_dataclass(value) else str(value)[:60]
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -31,7 +31,7 @@ _LATEX = {
     "_": r"\_", "%": r"\%", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "±": r"$\pm$", MINUS: "$-$", "\N{MULTIPLICATION SIGN}": r"$\times$", "²": "$^2$",
     "∞": r"$\infty$",
-    "†": r"$^\dagger$", "λ": r"$\lambda$", "…": r"\dots{}",
+    "†": r"$^\dagger$", "‡": r"$^\ddagger$", "λ": r"$\lambda$", "…": r"\dots{}",
 }  # fmt: skip
 
 

@@ -129,6 +129,16 @@ def test_a_table_for_latex_keeps_errors_and_reasons():
     assert "<script>" in bare
 
 
+def test_a_table_for_latex_shows_intervals_and_marks_bounds():
+    loss = Estimate(-0.0044, 0.0037, ends=(-0.017, 0.008), samples=99)
+    bounded = Estimate(2.0, bound=0.1, samples=9)
+    text = replace(line(), loss=loss, metrics={"bounded": bounded}).to_latex()
+    rows = {row.partition(" & ")[0]: row for row in text.splitlines() if " & " in row}
+    assert "$-$0.004 [$-$0.017, 0.008]" in rows["loss at the weights"]
+    assert r"2.00 $\pm$ 0.10$^\ddagger$" in rows["bounded at the weights"]
+    assert text.count("a bound on the error, not a standard error") == 1
+
+
 def test_a_table_for_latex_names_the_papers_for_what_they_were_used():
     land = line().landscape
     assert "% map on filter-normalized random directions: H. Li, Z. Xu," in land.to_latex()
