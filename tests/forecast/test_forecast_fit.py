@@ -125,16 +125,19 @@ def test_groups_are_left_out_together():
 
 def test_one_schedule_is_said_not_to_identify_the_law():
     found = forecast.fit(LAW, family(1e-3, names=("constant",)))
-    assert "cannot identify MultiPowerLaw" in found.warnings[0]
+    assert (
+        "from which MultiPowerLaw cannot tell what another schedule would do"
+        in found.warnings[0]
+    )
     assert any("no curve lowers its rate" in line for line in found.warnings)
     same = forecast.fit(
         LAW, [*family(1e-3, names=("cosine",)), *family(2e-3, names=("cosine",))]
     )
     assert "all curves follow one schedule" in same.warnings[0]
-    assert found.headline().startswith("One run fixes ")
-    assert same.headline().startswith("2 runs of one schedule fix ")
+    assert ": one run determines " in found.headline()
+    assert ": 2 runs of one schedule determine " in same.headline()
     for fit in (found, same):
-        assert "those of others are a guess" in fit.headline()
+        assert "Those of other schedules are a guess until" in fit.headline()
         assert len(" ".join(fit.sentences())) < 700
 
 
@@ -160,7 +163,7 @@ def test_other_units_peaks_sizes_and_limits_are_warned_of():
     assert any("2 model sizes" in line for line in lines)
     log = Curve(np.arange(1, 400), 5 - 0.5 * np.log(np.arange(1, 400)), np.ones(400))
     lines = forecast.fit(forecast.PowerLaw(), log, check=False).warnings
-    assert any("lies at its lower limit" in line for line in lines)
+    assert any("ended at the lower limit of its range" in line for line in lines)
 
 
 def test_known_parameters_stay_fixed():

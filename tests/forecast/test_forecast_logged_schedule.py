@@ -114,3 +114,24 @@ def test_two_points_are_enough_for_an_answer():
     for rates in ([1e-3, 1e-3], [1e-3, 5e-4], [1e-4, 1e-3], [1e-3, 0.0]):
         found = logged_schedule(Curve([10, 20], [2.0, 1.0], rates))
         assert found is None or found.steps >= 20
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize(
+    ("steps", "logged", "warmup"),
+    [(400, 400, 0), (400, 200, 0), (1000, 1000, 100), (90, 90, 0)],
+)
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+@pytest.mark.parametrize("lags", [True, False])
+def test_the_numbers_are_those_that_a_user_has_set(shape, steps, logged, warmup, every, lags):
+    # torch's schedulers give the first update the peak; the schedules here end at zero.
+    step = np.arange(1, logged + 1)
+    progress = (step - lags - warmup) / (steps - warmup)
+    fall = (1 + np.cos(np.pi * progress)) / 2 if shape == "cosine" else 1 - progress
+    rates = 4e-3 * np.where(step <= warmup, step / max(warmup, 1), fall)
+    kept = slice(every - 1, None, every)
+    found = logged_schedule(Curve(step[kept], 1 / step[kept], rates[kept]))
+    assert (found.shape, found.steps, found.warmup) == (shape, steps, warmup)
+    assert found.peak == pytest.approx(4e-3, rel=1e-5)
+    assert found.has_ended is (logged == steps)
+    assert found.rivals == ()

@@ -142,9 +142,23 @@ def test_which_column_holds_the_losses_is_not_guessed(tmp_path):
     path = write(tmp_path / "run.csv", "step,a_loss,b_loss\n1,2,3\n2,1,2\n")
     with pytest.raises(UnknownNameError, match=r"has no column 'loss'.*name it with `loss`"):
         forecast.read_csv(path)
-    held_out = write(tmp_path / "val.csv", "step,val_loss\n1,2\n2,1\n")
+    both = write(tmp_path / "both.csv", "step,val_loss,test_loss\n1,2,3\n2,1,2\n")
     with pytest.raises(UnknownNameError, match="did you mean 'val_loss'"):
-        forecast.read_csv(held_out)
+        forecast.read_csv(both)
+
+
+def test_validation_losses_alone_are_taken_and_said(tmp_path):
+    curve = forecast.read_csv(write(tmp_path / "val.csv", "step,val_loss\n1,2\n2,1\n"))
+    assert curve.loss.tolist() == [2, 1]
+    assert "'val_loss' for the losses" in " ".join(curve.notes) or "'val_loss' was taken" in (
+        " ".join(curve.notes)
+    )
+
+
+def test_losses_of_exactly_zero_are_left_out_and_counted(tmp_path):
+    curve = forecast.read_csv(write(tmp_path / "run.csv", "step,loss\n1,2\n2,0.0\n3,1\n"))
+    assert curve.step.tolist() == [1, 3]
+    assert "1 of 3 losses are exactly 0 and left out" in " ".join(curve.notes)
 
 
 def test_a_log_of_nothing_but_nan_is_named(tmp_path):

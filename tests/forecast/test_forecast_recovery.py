@@ -44,7 +44,7 @@ def test_what_has_no_interval_has_a_reason():
     fit = forecast.fit(law, make(law, values, 0.01, 0), check=False, fixed={"gamma": 0.5})
     reasons = {row.name: row.reason for row in fit.parameter_errors}
     assert reasons["gamma"] == "it was given"
-    assert "the curves do not determine it" in reasons["C"]
+    assert "these curves do not determine it" in reasons["C"]
     assert "the prior holds it" in reasons["beta"]
     assert not reasons["L0"]
     assert np.isnan(fit.parameter_intervals()["C"]).all()

@@ -21,7 +21,7 @@ from lossatlas.settings import Strict, about, common, defaults, option
 from lossatlas.text import count
 
 if TYPE_CHECKING:
-    from lossatlas.forecast import Curve, Fit
+    from lossatlas.forecast import Curve, Fit, Prediction
     from lossatlas.forecast.logged_schedule import LoggedSchedule
     from lossatlas.forecast.schedules import Floats
 
@@ -55,10 +55,14 @@ _PRIOR = (
     "Keep parameters that so few curves cannot fix at typical values; --no-prior fits them all."
 )
 _LAWS = (
-    "multi-power, annealing, linear-lr, power, broken-power, chinchilla, kaplan or "
-    "shifted-power, with settings as in 'annealing(decay=0.995)'."
+    "multi-power, annealing, linear-lr, power, broken-power, chinchilla, kaplan, "
+    "shifted-power, with settings as in 'annealing(decay=0.995)'; or a simple forecast, "
+    "last-level or local-trend."
 )
-_LAW = f"{_LAWS} By default multi-power, and power where a run has no learning rates."
+_LAW = (
+    f"{_LAWS} By default multi-power (power where a run has no learning rates); where that "
+    "fails its checks, the best law that passes them, or else a simple forecast."
+)
 _COLUMN = "A column whose name is not the usual one, as in loss=my_loss. Repeatable."
 _LINEAR = "Warmup steps that are missing from the log. By default none."
 _OUT = "Folder of results, a page and figures, or a name that ends in one of their suffixes."
@@ -157,21 +161,26 @@ def run_fit(settings: FitSettings, output: Output) -> None:
     chosen, curves, why = files.chosen_law(settings.law, curves)
     output.note(f"{why}fitting {chosen.name} to {count(len(curves), 'curve')} ...")
     fixed = files.assignments("fixed", settings.fixed)
-    # A law that nobody asked for gives way to one that passes its checks.
-    fitting = fit if settings.law or fixed else fit_or_better
-    found = fitting(chosen, curves, prior=settings.prior, fixed=fixed)
+    if settings.law or fixed:
+        found = fit(chosen, curves, prior=settings.prior, fixed=fixed)
+    else:
+        # A law that nobody asked for gives way to one that passes its checks.
+        with output.progress("laws tried") as progress:
+            found = fit_or_better(chosen, curves, progress=progress, prior=settings.prior)
     _print_fit(found, settings, output, found.law.name)
 
 
 def run_compare(settings: CompareSettings, output: Output) -> None:
     """Fit several laws and keep the best."""
     from lossatlas.cli import forecast_files as files
-    from lossatlas.forecast import fit_best
+    from lossatlas.forecast.choice import fit_each
 
     curves = files.read_curves(settings.files, settings.kind, settings.column, settings.warmup)
     _, curves, why = files.chosen_law(settings.law[0] if settings.law else None, curves)
     output.note(f"{why}comparing laws on {count(len(curves), 'curve')} ...")
-    found = fit_best(curves, [files.named_law(name) for name in settings.law] or None)
+    laws = [files.named_law(name) for name in settings.law] or None
+    with output.progress("laws tried") as progress:
+        found = fit_each(curves, laws, progress=progress)
     _print_fit(found, settings, output, found.tables()[0].head[1], _laws_table(found))
 
 
@@ -180,6 +189,7 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
     from lossatlas.cli import forecast_files as files
 
     found = files.load_fit(settings.fit)
+    output.note(files.stopped_note(settings.fit))
     truth = None
     if settings.run is not None:
         truth = files.read_curves([settings.run], "auto", settings.column, settings.warmup)[0]
@@ -219,6 +229,8 @@ def _counted_steps(settings: PredictSettings, fit: "Fit") -> "Floats | None":
 
 
 def _counts_updates(fit: "Fit") -> bool:
+    if _is_simple(fit):
+        return True
     return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].lr is None
 
 
@@ -263,6 +275,7 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
     from lossatlas.cli import forecast_files as files
 
     found = files.load_fit(settings.fit)
+    output.note(files.stopped_note(settings.fit))
     plan = found.optimize_schedule(settings.steps, settings.peak, warmup=settings.warmup)
     written = files.write_plan(plan, settings.out, settings)
     rows = [(row.name, f"{row.loss:.4f}", row.verdict) for row in plan.table]
@@ -281,12 +294,41 @@ def _print_fit(
     from lossatlas.cli.forecast_files import write_fit
 
     written = write_fit(found, settings.out, settings)
-    output.result(found, title, rows, files=written, extra=_fit(found))
     said, question = _question(found, settings.warmup)
+    told = _first_forecast(found, settings.out, question)
+    more = {} if told is None else {"forecast": told.to_dict() | {"fitted": None}}
+    output.result(found, title, rows, files=written, extra=_fit(found) | more)
     # A fit whose forecasts failed their check is no place to go on from.
-    if question and found.verdict.usable is not False:
+    if question and _leads_on(found):
+        if told is not None and not _is_simple(found):
+            output.note(f"Forecast: {told.sentences()[0]}")
         place = shlex.quote(str(settings.out))
         output.note(f"{said}\nNext: lossatlas forecast predict {place} {question}")
+
+
+def _leads_on(found: "Fit") -> bool:
+    return found.verdict.usable is not False or _is_simple(found)
+
+
+def _is_simple(found: "Fit") -> bool:
+    from lossatlas.forecast.laws import Baseline
+
+    return isinstance(found.law, Baseline)
+
+
+# What the suggested command would say first, so that nobody has to type it to know.
+def _first_forecast(found: "Fit", out: Path, question: str) -> "Prediction | None":
+    options = dict(zip(*[iter(question.replace("--", "").split())] * 2, strict=True))
+    if not options.get("steps", "").isdigit() or not _leads_on(found):
+        return None
+    named = {name.replace("-", "_"): value for name, value in options.items()}
+    asked = PredictSettings.model_validate({"fit": out, **named})
+    steps = _counted_steps(asked, found)
+    rates = _planned_rates(asked, found) if steps is None else None
+    try:
+        return found.predict(rates, steps=steps)
+    except AtlasError:
+        return None
 
 
 # A question about the longest fitted run: what it is, and its options; empty for laws of sizes.
@@ -296,9 +338,8 @@ def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
     if not found.curves or {"size", "tokens", "source"} & set(found.law.needs):
         return "", ""
     longest = max(found.curves, key=lambda curve: int(curve.step[-1]))
-    if longest.lr is None:
-        steps = 2 * int(longest.step[-1])
-        return f"The power law in updates, twice as far as {longest.label}:", f"--steps {steps}"
+    if longest.lr is None or _counts_updates(found):
+        return _question_of_updates(longest)
     if ends_in_warmup(longest):
         return (
             f"The rates of {longest.label} still rise where the log ends, so that the schedule "
@@ -323,6 +364,13 @@ def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
             _schedule_options(plan, steps),
         )
     return f"The schedule of {longest.label} {until}:", _schedule_options(plan, steps)
+
+
+# The same for a fit that knows no rates.
+def _question_of_updates(run: "Curve") -> tuple[str, str]:
+    from lossatlas.forecast.simple import end_of
+
+    return "The same for any number of updates, with a page:", f"--steps {end_of(run)}"
 
 
 def _schedule_options(plan: "LoggedSchedule", steps: int) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.events import event_files
 from lossatlas.forecast.law import Law
+from lossatlas.forecast.laws import Baseline
 from lossatlas.forecast.readers import kind_of_file
 from lossatlas.io import Provenance
 from lossatlas.io.sizes import check_npy
@@ -37,6 +39,8 @@ def write_fit(found: Fit, out: Path, settings: BaseModel) -> dict[str, Path]:
     """Write fit.nc, its figures and the page."""
     place = Destination(out, FIT)
     title = f"{found.law.name} fitted to {count(len(found.curves), 'curve')}"
+    if isinstance(found.law, Baseline):
+        title = f"Forecast of {found.curves[0].label}"
     figures = _write_figures(found, place)
     return {
         "fit": found.save(place.file("fit.nc")),
@@ -194,10 +198,42 @@ def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Cur
 
 def load_fit(path: Path) -> Fit:
     """A fit from disk."""
+    if path.is_dir() and not (path / "fit.nc").exists() and _was_stopped(path / "fit.json"):
+        raise FileError(
+            f"'{path}' holds no fit yet: `lossatlas forecast fit` was stopped before it was "
+            "done; run it again with --fresh."
+        )
     found = io.load(path / "fit.nc" if path.is_dir() else path)
     if not isinstance(found, Fit):
         raise FileError(f"'{path}' holds a {type(found).__name__}; give a fit.nc.")
     return found
+
+
+def stopped_note(path: Path) -> str:
+    """What a reader must know of a fit whose command was stopped; empty where it was not."""
+    file = path / "fit.nc" if path.is_dir() else path
+    record = file.with_suffix(".json")
+    if not _was_stopped(record):
+        return ""
+    # The record was written before the fit began, fit.nc in one piece when it was done.
+    is_new = file.stat().st_mtime_ns >= record.stat().st_mtime_ns
+    what = (
+        "it had written fit.nc, which is complete; its page may be missing" if is_new
+        else "fit.nc is complete, but of an earlier call"
+    )  # fmt: skip
+    return (
+        f"the last `lossatlas forecast fit` into '{path}' was stopped: {what}. "
+        "--fresh runs it again"
+    )
+
+
+# A record names the files that its command will write, and what it printed once it is done.
+def _was_stopped(record: Path) -> bool:
+    try:
+        held = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and "taken" in held and "printed" not in held
 
 
 def read_rates(path: Path) -> Floats:

@@ -122,8 +122,8 @@ class Output:
         self.silent, self._keep = silent, keep
 
     def note(self, text: str) -> None:
-        """Tell a person what is going on; stderr."""
-        if not self.quiet:
+        """Tell a person what is going on; stderr. Nothing where there is nothing to say."""
+        if text and not self.quiet:
             sys.stderr.write(f"{text}\n")
 
     def result(

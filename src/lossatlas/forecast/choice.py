@@ -1,6 +1,6 @@
-"""Choose among laws: by curves that are left out, or by the second half of a single one."""
+"""Choose among laws and simple forecasts, by curves left out or by second halves."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,24 +10,42 @@ from lossatlas.errors import ArgumentError, AtlasError, DataError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.fit import check_kinds, described, fit, listed
 from lossatlas.forecast.law import Law, ScheduleLaw
-from lossatlas.forecast.laws import AnnealingLaw, LinearLRLaw, MultiPowerLaw, PowerLaw
+from lossatlas.forecast.laws import (
+    AnnealingLaw,
+    Baseline,
+    LastLevel,
+    LinearLRLaw,
+    LocalTrend,
+    MultiPowerLaw,
+    PowerLaw,
+)
 from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.result import Alternative, Fit
+from lossatlas.forecast.verdict import is_checkable
+from lossatlas.text import count
+
+# How many candidates are done, of how many, and which one is next.
+Progress = Callable[[int, int, str], None]
+
+SIMPLE = (LastLevel(), LocalTrend())
+# A trend must forecast the second half this much better than a level: it extrapolates.
+PLAINER = 0.8
 
 
 def fit_best(
-    curves: Sequence[Curve] | Curve, laws: Sequence[Law] | None = None, **settings: object
+    curves: Sequence[Curve] | Curve, laws: Sequence[Law] | None = None, **settings: Any
 ) -> Fit:
     """Fit several laws and keep the one that forecasts best what it has not seen.
 
     With two independent runs or more that is the curves left out of the fit; with one it is
-    the second half of the run, forecast by a fit to the first half.
+    the second half of the run, forecast by a fit to the first half. Laws that do not describe
+    a single run come last.
 
     Args:
         curves: the runs.
         laws: candidates. Default: the multi-power law, annealing laws of four decays, the
-            linear law and, of a single run, the power law; the power law alone where a run has
-            no rates.
+            linear law and, of a single run, the power law and two simple forecasts, `LastLevel`
+            and `LocalTrend`; without rates none of the laws of rates.
         **settings: for `fit`.
 
     Returns:
@@ -43,20 +61,24 @@ def fit_best(
         >>> fit_best(runs, [PowerLaw()]).alternatives[0].law
         'PowerLaw()'
     """
+    return fit_each(curves, laws, **settings)
+
+
+def fit_each(
+    curves: Sequence[Curve] | Curve,
+    laws: Sequence[Law] | None = None,
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Fit:
+    """Do what `fit_best` does, and say how far it is."""
     curves = listed(curves)
     candidates = _candidates(curves, laws)
     if not candidates:
         raise ArgumentError("`laws` must hold at least one law; got none.")
     for law in candidates:
         check_kinds(law, ())
-    fits: list[Fit] = []
-    tried = []
-    for law in candidates:
-        try:
-            fits.append(fit(law, curves, **settings))  # type: ignore[arg-type]
-            tried.append(_tried(fits[-1]))
-        except AtlasError as failure:
-            tried.append(Alternative(described(law), float("inf"), str(failure)))
+    fits, tried = _fits(candidates, curves, progress, settings)
     if not fits:
         raise DataError(f"no law could be fitted: {tried[0].note}")
     best = min(fits, key=lambda fitted: _order(_tried(fitted)))
@@ -68,34 +90,121 @@ def fit_best(
     return replace(best, alternatives=tuple(sorted(tried, key=_order)))
 
 
-def fit_or_better(law: Law, curves: Sequence[Curve], **settings: Any) -> Fit:
-    """Fit a law; where it fails its checks, the best other law of rates that passes them."""
+# Fits of the candidates that could be fitted, and a row for each candidate.
+def _fits(
+    candidates: Sequence[Law],
+    curves: Sequence[Curve],
+    progress: Progress | None,
+    settings: dict[str, Any],
+) -> tuple[list[Fit], list[Alternative]]:
+    fits: list[Fit] = []
+    tried: list[Alternative] = []
+    for done, law in enumerate(candidates):
+        if progress is not None:
+            progress(done, len(candidates), _called(law))
+        try:
+            fits.append(fit(law, curves, **settings))
+            tried.append(_tried(fits[-1]))
+        except AtlasError as failure:
+            tried.append(Alternative(described(law), float("inf"), str(failure)))
+    return fits, tried
+
+
+def fit_or_better(
+    law: Law, curves: Sequence[Curve], *, progress: Progress | None = None, **settings: Any
+) -> Fit:
+    """Fit a law; where it fails its checks, the best other law, or else a simple forecast.
+
+    Args:
+        law: the law to begin with.
+        curves: the runs.
+        progress: told how many candidates are done, of how many, and which is next.
+        **settings: for `fit`.
+
+    Returns:
+        The fit of a law that passes its checks, or of a simple forecast of the longest run
+        where none does; the first law where not even that can be checked.
+    """
+    others = [each for each in _candidates(curves, None) if each != law]
+    others = [each for each in others if not isinstance(each, Baseline)]
+    every = [law, *others, *SIMPLE]
+    if progress is not None:
+        progress(0, len(every), _called(law))
     first = fit(law, curves, **settings)
-    if first.verdict.usable is not False or not isinstance(law, ScheduleLaw):
+    if first.verdict.usable or (first.verdict.usable is None and not first.errors.reason):
         return first
-    try:
-        best = fit_best(curves, **settings)
-    except AtlasError:
-        return first
-    if best.verdict.usable is False:
-        others = len({row.law for row in best.alternatives} - {described(law)})
-        tried = f"none of {others} other laws passes these checks" if others else ""
-        return replace(first, warnings=(*filter(None, [tried]), *first.warnings))
-    said = f"{described(law)} failed its checks ({first.verdict.reason}); this law passes them"
-    return replace(best, warnings=(said, *best.warnings))
+    fits, tried = [first], [_tried(first)]
+    # A loss that does not fall in the second half can confirm no law.
+    if isinstance(law, ScheduleLaw) and is_checkable(first.backtests):
+        more, rows = _fits(others, curves, _shifted(progress, 1, len(every)), settings)
+        fits, tried = fits + more, tried + rows
+    passed = [fitted for fitted in fits if fitted.verdict.usable]
+    if passed:
+        best = min(passed, key=lambda fitted: _order(_tried(fitted)))
+        said = (
+            f"{described(law)} failed its checks ({first.verdict.reason}); this law passes them"
+        )
+        table = tuple(sorted(tried, key=_order))
+        return replace(best, warnings=(said, *best.warnings), alternatives=table)
+    return _simplest(first, tried, curves, _shifted(progress, len(every) - 2, len(every)))
+
+
+# A simple forecast of the longest run, with what was tried before; else the first law.
+def _simplest(
+    first: Fit, tried: list[Alternative], curves: Sequence[Curve], progress: Progress | None
+) -> Fit:
+    longest = max(curves, key=lambda curve: int(curve.step[-1]))
+    fits, rows = _fits(SIMPLE, [longest], progress, {})
+    said = _why_simple(first, len(tried) - 1)
+    usable = [fitted for fitted in fits if not fitted.errors.reason]
+    if not usable:
+        return replace(first, warnings=(*said[1:], *first.warnings))
+    best = min(usable, key=lambda fitted: _order(_tried(fitted)))
+    if len(curves) > 1:
+        said.append(
+            f"this forecast is of '{longest.label}' alone; give one of the other runs by "
+            "itself to forecast that"
+        )
+    table = tuple(sorted([*tried, *rows], key=_order))
+    return replace(best, warnings=(*said, *best.warnings), alternatives=table)
+
+
+def _why_simple(first: Fit, others: int) -> list[str]:
+    verdict = first.verdict
+    fails = "fails its checks" if verdict.usable is False else "cannot be checked"
+    said = [f"no law is used: {first.law.name} {fails}, because {verdict.reason}"]
+    if others:
+        said.append(f"none of {count(others, 'other law')} passes the checks either")
+    return said
+
+
+# A law as people call it: settings only where they differ from the usual ones.
+def _called(law: Law) -> str:
+    return law.name if law == type(law)() else described(law)
+
+
+def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, _, label: progress(before + done, total, label)
 
 
 def _tried(fitted: Fit) -> Alternative:
     errors, verdict = fitted.errors, fitted.verdict
     if fitted.left_out:
         return Alternative(described(fitted.law), errors.scale, "", errors.is_bound)
-    note = "" if verdict.describes else f"does not describe the curve: {verdict.reason}"
+    note = "" if verdict.describes else f"does not fit the curve: {verdict.reason}"
+    if verdict.usable is None and not isinstance(fitted.law, Baseline):
+        note = f"not checked: {verdict.reason}"
     return Alternative(described(fitted.law), verdict.error, note, verdict.is_bound)
 
 
-# Laws that were not checked are last.
-def _order(row: Alternative) -> float:
-    return float("inf") if np.isnan(row.error) else row.error
+# Laws that describe no curve come after those that do, and what was not checked comes last.
+def _order(row: Alternative) -> tuple[bool, float]:
+    if not np.isfinite(row.error):
+        return True, float("inf")
+    handicap = 1.0 if row.law == described(LocalTrend()) else PLAINER
+    return bool(row.note), handicap * row.error
 
 
 def _candidates(curves: Sequence[Curve], laws: Sequence[Law] | None) -> list[Law]:
@@ -103,7 +212,8 @@ def _candidates(curves: Sequence[Curve], laws: Sequence[Law] | None) -> list[Law
         if not isinstance(laws, Iterable):
             raise ArgumentError(f"`laws` must be laws; got {type(laws).__name__}.")
         return list(laws)
+    simple = list(SIMPLE) if len(curves) == 1 else []
     if any(isinstance(curve, Curve) and curve.lr is None for curve in curves):
-        return [PowerLaw()]
+        return [PowerLaw(), *simple]
     every: list[Law] = [MultiPowerLaw(), *map(AnnealingLaw, DECAYS), LinearLRLaw()]
-    return [*every, PowerLaw()] if len(curves) == 1 else every
+    return [*every, PowerLaw(), *simple] if len(curves) == 1 else every

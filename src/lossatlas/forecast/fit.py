@@ -16,6 +16,7 @@ from lossatlas.forecast.identifiability import (
     spike_warnings,
 )
 from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.laws.baselines import Baseline
 from lossatlas.forecast.result import Fit
 from lossatlas.forecast.solver import FitSettings, Solution
 from lossatlas.forecast.validation import (
@@ -83,13 +84,16 @@ def fit(
     check_flag("prior", prior)
     check_flag("check", check)
     _check_time_unit(law, runs)
+    _check_single(law, runs)
     settings = FitSettings(law, _width(law, huber), prior, _known(law, fixed))
     prepared = [_prepared(law, curve, max_points) for curve in runs]
     solution = _solved(settings, prepared)
-    counts = [c.step.size for c in prepared]
-    flat = flat_directions(law, solution, counts)
+    seen = [law.recent(curve) for curve in prepared]
+    counts = [c.step.size for c in seen]
+    # What a simple forecast says are its losses; its parameters say nothing beside them.
+    flat = () if isinstance(law, Baseline) else flat_directions(law, solution, counts)
     metric = settings.metric(solution, prepared)
-    scores = _scores(law, solution.values, prepared, metric)
+    scores = _scores(law, solution.values, seen, metric)
     left_out = leave_one_out(settings, prepared, solution.values) if check else ()
     doubled, tests = doubled_horizon(settings, prepared, solution.values) if check else ((), ())
     return Fit(
@@ -98,7 +102,7 @@ def fit(
         doubled=doubled,
         backtests=tests,
         flat=flat,
-        parameter_errors=parameter_errors(settings.objective(prepared), solution, counts),
+        parameter_errors=parameter_errors(settings.objective(seen), solution, counts),
         warnings=(
             *_better_settings(settings, prepared, solution, left_out),
             *fit_warnings(law, solution, prepared, flat),
@@ -178,6 +182,15 @@ def _check_time_unit(law: Law, curves: Sequence[Curve]) -> None:
         raise ArgumentError(
             f"`curves` must all have rates or none: {law.name} sums rates where there are any "
             f"and counts updates otherwise; curve '{bare[0].label}' has no `lr`."
+        )
+
+
+# A trend or a level is that of one run.
+def _check_single(law: Law, curves: Sequence[Curve]) -> None:
+    if isinstance(law, Baseline) and len(curves) > 1:
+        raise ArgumentError(
+            f"`curves` must be one run for {law.name}, which goes on from the end of that run; "
+            f"got {len(curves)}."
         )
 
 

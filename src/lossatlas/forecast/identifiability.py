@@ -88,8 +88,8 @@ def fit_warnings(
     for name, side in zip(law.parameters, solution.at_limit, strict=True):
         if side:
             out.append(
-                f"{name} lies at its {'upper' if side > 0 else 'lower'} limit: "
-                "the curves do not fix it"
+                f"{name} ended at the {'upper' if side > 0 else 'lower'} limit of its range: "
+                "these curves do not determine it"
             )
     out += [f"the curves do not determine {direction}" for direction in flat]
     for curve in curves:
@@ -113,8 +113,8 @@ def _schedule_warnings(law: ScheduleLaw, curves: Sequence[Curve]) -> list[str]:
     rated = [c.lr for c in curves if c.lr is not None]
     if law.needs and distinct_schedules(rated) == 1:
         out.append(
-            f"all curves follow one schedule, which cannot identify {law.name}: its forecast "
-            "of another schedule is a guess; add a run with another schedule"
+            f"all curves follow one schedule, from which {law.name} cannot tell what another "
+            "schedule would do; add a run with another schedule"
         )
     if rated and not any((np.diff(r) < 0).any() for r in rated) and law.needs:
         out.append("no curve lowers its rate: the gain from a decay is not identified")
@@ -230,13 +230,20 @@ def _reasons(
             "any value fits" if not error < FARTHEST
             else f"its standard error is a factor of {np.exp(error):.3g}"
         )  # fmt: skip
-        reason = "the prior holds it, not the curves" if share > HELD else ""
-        reason = reason if error <= LOOSE else f"the curves do not determine it: {factor}"
-        reasons.append("it lies at its limit: the curves do not fix it" if at_limit else reason)
+        reason = "its value comes from the prior, not from these curves" if share > HELD else ""
+        reason = reason if error <= LOOSE else f"these curves do not determine it: {factor}"
+        reasons.append(
+            "it ended at the limit of its range: these curves do not determine it"
+            if at_limit
+            else reason
+        )
     lost = np.flatnonzero(limit | ~(errors <= LOOSE))
     for i in range(len(names)):
         if lost.size and not reasons[i] and not _shared(covariance, i, lost) <= TIED:
-            reasons[i] = f"it moves with {names[lost[0]]}, which the curves do not fix"
+            reasons[i] = (
+                f"a change of it can be offset by {names[lost[0]]}, which these curves do not "
+                "determine"
+            )
     return reasons
 
 

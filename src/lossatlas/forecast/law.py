@@ -85,6 +85,10 @@ class Law(ABC):
     def limits(self, problem: FitData) -> tuple[Floats, Floats]:
         """How far the parameters may go; a fit that ends there says so."""
 
+    def recent(self, curve: Curve) -> Curve:
+        """The part of a run that the law is fitted to; a law describes all of it."""
+        return curve
+
     def profile(self, problem: FitData, weight: Floats, huber: float) -> Floats | None:
         """A start next to every minimum; None where only a search from `starts` finds them."""
         del problem, weight, huber

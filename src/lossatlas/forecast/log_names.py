@@ -25,7 +25,9 @@ def chosen_name(
         return wanted
     column = next((name for name in usual if name in header), None)
     if column is None and role == "loss":
-        like = [c for c in header if "loss" in c.lower() and not is_held_out(c)]
+        every = [c for c in header if "loss" in c.lower()]
+        # A file of validation losses alone is about these.
+        like = [c for c in every if not is_held_out(c)] or every
         column = like[0] if len(like) == 1 else None
     if column is None:
         epochs = role == "step" and any("epoch" in name.lower() for name in header)

@@ -113,14 +113,21 @@ def _rows_with_loss(step: Floats, columns: Mapping[str, Column], notes: list[str
             f"{int(broken.sum())} of {int(loss.present.sum())} losses are NaN or infinite and "
             f"left out, the first at step {step[broken][0]:.0f}"
         )
-    rows = loss.present & finite
+    # Float32 gives exactly 0 for the loss of a single example that is surely right.
+    zero = loss.values == 0
+    if zero.any():
+        notes.append(
+            f"{int(zero.sum())} of {int(loss.present.sum())} losses are exactly 0 and left "
+            "out: laws and forecasts are of the logarithm"
+        )
+    rows: Mask = loss.present & finite & ~zero
     for role, column in columns.items():
         if role not in {"loss", "lr"}:
             missing = rows & ~np.isfinite(column.values)
             if missing.any():
                 notes.append(f"{_rows(int(missing.sum()))} without `{role}` left out")
             rows = rows & ~missing
-    return rows
+    return np.asarray(rows)
 
 
 def _last_of_each(step: Floats, rows: Mask, notes: list[str]) -> Mask:

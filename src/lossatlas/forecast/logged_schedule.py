@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ Floats = NDArray[np.float64]
 
 # Largest distance of a logged rate from a schedule that it is said to follow, over the peak.
 _CLOSE = 3e-3
+# Schedules that are as close as this to the rates cannot be told apart by them.
+_ALIKE = 1e-6
 # Last rates, as shares of the peak, at which a linear schedule is taken to have ended.
 _ENDS = (0.0, 0.1, 0.01)
 # A peak beyond the logged ones, at most.
@@ -57,6 +60,8 @@ class _Fall:
     peak: float
     last: float
     distance: float = np.inf
+    #: Updates by which it lags: torch's schedulers give the first update the peak.
+    lag: int = 0
 
 
 def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule | None:
@@ -90,7 +95,7 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
     length = warmup if warmup is not None else (_warmup(rates, peak) if rises else 0)
     log = _Log(step, rates[step - 1], rates.size, peak, length)
     if np.ptp(log.rates) <= 1e-6 * peak:
-        return LoggedSchedule("constant", rates.size, peak, length, has_ended=False)
+        return LoggedSchedule("constant", updates_of(curve), peak, length, has_ended=False)
     searched = warmup is None and not rises
     found = _closest(log.whole(searched=searched))
     if found is not None and rises and warmup is None:
@@ -107,8 +112,20 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
         begin = start
     return LoggedSchedule(
         found.shape, end, found.peak, begin, end - start, found.last / found.peak,
-        has_ended=end <= rates.size, rivals=rivals,
+        has_ended=end <= rates.size + _gap(curve), rivals=rivals,
     )  # fmt: skip
+
+
+def updates_of(curve: Curve) -> int:
+    """How many updates a run has; logs that count from zero end one short of a round number."""
+    last = int(curve.step[-1])
+    from_zero = int(curve.step[0]) <= _gap(curve)
+    return last + 1 if from_zero and last % 10 == 9 else last
+
+
+# Updates from one logged loss to the next, as a rule.
+def _gap(curve: Curve) -> int:
+    return int(np.median(np.diff(curve.step)))
 
 
 def ends_in_warmup(curve: Curve) -> bool:
@@ -152,10 +169,11 @@ class _Log:
             starts = np.unique(places.astype(int)).tolist()
         for shape in WHOLE_RUN:
             for start in starts:
-                fall = self.fall(shape, (start, self.steps), last)
-                has_ended = np.isclose(last / fall.peak, _ENDS, atol=2e-3).any()
-                if fall.peak <= _UNSEEN * self.peak and (shape != "linear" or has_ended):
-                    yield fall
+                for end, lag in ((last, 0), (0.0, 1)):
+                    fall = self.fall(shape, (start, self.steps), end, lag)
+                    has_ended = np.isclose(end / fall.peak, _ENDS, atol=2e-3).any()
+                    if fall.peak <= _UNSEEN * self.peak and (shape != "linear" or has_ended):
+                        yield fall
 
     # Falls that begin after the rate was held; between which logged steps is known.
     def held(self) -> Iterator[_Fall]:
@@ -166,7 +184,7 @@ class _Log:
         for shape in SHAPE_NAMES:
             # Without a held rate a line has no start: it is a whole run, or one that goes on.
             if (shape not in SHAPES and last <= 0) or (
-                shape == "linear" and low <= self.warmup
+                shape == "linear" and (fallen <= 1 or low <= self.warmup + 1)
             ):
                 continue
             for start in starts.tolist():
@@ -174,39 +192,50 @@ class _Log:
 
     # Falls to zero that end beyond the log.
     def unfinished(self) -> Iterator[_Fall]:
-        for shape in WHOLE_RUN:
+        for shape, lag in product(WHOLE_RUN, (0, 1)):
             first, last = float(self.step[-1]), _BEYOND * float(self.step[-1])
             # Finer each time, around the best end so far.
             for _ in range(4):
                 ends = np.unique(
                     np.geomspace(first, last, _PLACES).round().astype(int)
                 ).tolist()
-                falls = [self.fall(shape, (self.warmup, end), 0.0) for end in ends]
+                falls = [self.fall(shape, (self.warmup, end), 0.0, lag) for end in ends]
                 best = int(np.argmin([fall.distance for fall in falls]))
                 first, last = ends[max(best - 1, 0)], ends[min(best + 1, len(ends) - 1)]
             yield falls[best]
 
     # The peak by least squares: rate = last + (peak - last) * factor.
-    def fall(self, shape: CooldownShape, span: tuple[int, int], last: float) -> _Fall:
-        factor = SHAPES[shape](_progress(self.step, span))
+    def fall(
+        self, shape: CooldownShape, span: tuple[int, int], last: float, lag: int = 0
+    ) -> _Fall:
+        factor = SHAPES[shape](_progress(self.step - lag, span))
         squares = float(factor @ factor)
         peak = last + float(factor @ (self.rates - last)) / squares if squares else last
-        return self.off(_Fall(shape, span, peak, last))
+        return self.off(_Fall(shape, span, peak, last, lag=lag))
 
     # How far the rates are from a fall, over its peak.
     def off(self, fall: _Fall) -> _Fall:
         if not fall.peak > 0 or fall.last > fall.peak:
             return fall
         share = cooldown_factor(
-            fall.shape, _progress(self.step, fall.span), fall.last / fall.peak
+            fall.shape, _progress(self.step - fall.lag, fall.span), fall.last / fall.peak
         )
         distance = float(np.abs(fall.peak * share - self.rates).max()) / fall.peak
         return replace(fall, distance=distance)
 
 
 def _closest(falls: Iterator[_Fall]) -> _Fall | None:
-    best = min(falls, key=lambda fall: fall.distance, default=None)
-    return best if best is not None and best.distance <= _CLOSE else None
+    close = [fall for fall in falls if fall.distance <= _CLOSE]
+    least = min((fall.distance for fall in close), default=0.0)
+    # A line that lags is another line exactly: people choose round numbers.
+    alike = [fall for fall in close if fall.distance <= least + _ALIKE]
+    return min(alike, key=lambda fall: (_digits(fall), fall.distance), default=None)
+
+
+# How many digits the peak and the last update have; those of the number, not of its rounding.
+def _digits(fall: _Fall) -> int:
+    texts = f"{fall.peak:.6e}".partition("e")[0], str(fall.span[1])
+    return sum(len(text.replace(".", "").strip("0")) for text in texts)
 
 
 # A linear warm-up from zero has one slope; its end lies where it meets the peak.

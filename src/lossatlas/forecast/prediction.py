@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
 POINTS = 200  # of a forecast whose steps are not given
+WIDE = 10.0  # the largest loss of a picture over the smallest, on an axis of plain numbers
 FAR = 2.0  # horizons beyond this are warned of
 ABSURD = 100.0  # horizons beyond this are refused
 # Share of a horizon that a picture leaves out at the start.
@@ -56,6 +57,7 @@ class Prediction(Result):
         groups: independent curves that the interval comes from.
         measured: the run itself, where it is known.
         fitted: the curves that the law was fitted to, where it is asked about updates.
+        basis: what the interval comes from, in a sentence, where that is not left-out curves.
 
     Examples:
         >>> from lossatlas.forecast import Fit, PowerLaw
@@ -76,6 +78,7 @@ class Prediction(Result):
     groups: int = 0
     measured: Curve | None = None
     fitted: tuple[Curve, ...] = ()
+    basis: str = ""
 
     @property
     def half_width(self) -> float:
@@ -128,10 +131,10 @@ class Prediction(Result):
         else:
             shown, ends = with_ends(loss, lower, upper)
             out = [f"{start}{shown}, {100 * self.level:g} % interval {ends}."]
-            out.append(
+            out.append(self.basis or (
                 f"The interval comes from a backtest: each of {self.groups} curves, or groups "
                 "of them, was held back and forecast by a fit to the others."
-            )
+            ))  # fmt: skip
         if self.measured is not None:
             off = float(log_error(np.array(loss), np.array(self._last_measured)))
             side = "above" if off > 0 else "below"
@@ -151,17 +154,19 @@ class Prediction(Result):
     def figures(self) -> tuple[Figure, ...]:
         """The forecast with its interval, beside what was measured."""
         alt = " ".join(self.sentences()[:2])
-        return (chart_of("forecast", self._title, self._chart, alt=alt),)
+        return (chart_of("forecast", self.title, self.chart, alt=alt),)
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
+        """The last loss with its interval, over a picture."""
         loss, lower, upper = self.final
         if self.reason:
             return f"Forecast at {self.step[-1]:,}: {loss:.4f}"
         shown, ends = with_ends(loss, lower, upper)
         return f"Forecast at {self.step[-1]:,}: {shown} {ends}"
 
-    def _chart(self) -> "Chart":
+    def chart(self) -> "Chart":
+        """The forecast with its interval, the fitted points and what was measured."""
         from lossatlas.plots import style
         from lossatlas.plots.chart import Axis, Chart, Layer, band, curve, dots
 
@@ -184,7 +189,16 @@ class Prediction(Result):
         if not self.reason:
             label = f"{100 * self.level:g} % interval"
             layers.insert(0, band(step, lower, upper, label))
-        return Chart(self._title, Axis("update"), Axis("loss"), tuple(layers))
+        shown = [loss, *(each.loss[late] for each, late in seen)]
+        axis = Axis("loss", is_log=spans_decades(shown))
+        return Chart(self.title, Axis("update"), axis, tuple(layers))
+
+
+def spans_decades(losses: Sequence[Floats]) -> bool:
+    """Whether losses of one picture are so far apart that only a logarithm shows them all."""
+    low = min(float(each.min()) for each in losses if each.size)
+    high = max(float(each.max()) for each in losses if each.size)
+    return low > 0 and high > WIDE * low
 
 
 def forecast_estimate(

@@ -21,6 +21,7 @@ from lossatlas.forecast.identifiability import (
     distinct_schedules,
 )
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
+from lossatlas.forecast.laws.baselines import Baseline
 from lossatlas.forecast.prediction import (
     Cooldown,
     Prediction,
@@ -30,9 +31,20 @@ from lossatlas.forecast.prediction import (
     decay_starts,
     horizon_of,
     inputs_for,
+    spans_decades,
     warnings_for,
 )
+from lossatlas.forecast.rolling import past_errors
 from lossatlas.forecast.schedules import check_plan
+from lossatlas.forecast.simple import (
+    BASIS,
+    TOO_FAR,
+    rate_note,
+    simple_estimates,
+    simple_figures,
+    simple_headline,
+    simple_sentences,
+)
 from lossatlas.forecast.solver import leverages
 from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
 from lossatlas.forecast.verdict import Verdict, judge, off_by, signed
@@ -45,7 +57,10 @@ if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
 
 Floats = NDArray[np.float64]
-_COMPARE = "Compare laws with `fit_best` (`lossatlas forecast compare`), or fit a longer run."
+_COMPARE = (
+    "`fit_best` (`lossatlas forecast compare`) forecasts with whatever does best, simple "
+    "forecasts included."
+)
 _LOOSE = "Changes of parameters that hardly change the fitted curves"
 
 
@@ -150,6 +165,8 @@ class Fit(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The parameters, and how wrong the law is on what it has and has not seen."""
+        if self.curves and self._is_simple:
+            return simple_estimates(self)
         seen = "it describes the fitted curves and says nothing of others"
         return (
             *map(self._parameter, self.law.parameters),
@@ -175,10 +192,12 @@ class Fit(Result):
     def headline(self) -> str:
         """What the fit is good for, in one sentence."""
         verdict = self.verdict
+        if self.curves and self._is_simple:
+            return simple_headline(self)
         if self.curves and not verdict.describes:
             return self._undescribed()
         if verdict.usable is False and self._rests_on_backtest:
-            return f"Forecasts are not usable: {verdict.reason}. {_COMPARE}"
+            return self._checked()
         if self._is_of_one_schedule:
             return self._one_schedule()
         return self._without_interval() if self.errors.reason else self._unseen()
@@ -187,6 +206,10 @@ class Fit(Result):
     def verdict(self) -> Verdict:
         """Whether the law describes its curves, and whether forecasts of it are usable."""
         return judge(self.law, self.values, self.curves, self.backtests)
+
+    @property
+    def _is_simple(self) -> bool:
+        return isinstance(self.law, Baseline)
 
     # With several schedules left out one after the other, their errors say more.
     @property
@@ -197,8 +220,8 @@ class Fit(Result):
         failed, runs = self.verdict.failed, len(self.curves)
         which = "the curve" if runs == 1 else f"{failed} of {runs} curves"
         return (
-            f"{self.law.name} does not describe {which}: {self.verdict.reason}. Use no "
-            f"forecast of this fit. {_COMPARE}"
+            f"{self.law.name} does not fit {which}: {self.verdict.reason}. Do not use its "
+            f"forecasts. {_COMPARE}"
         )
 
     # Both stand among the sentences as well: what is shown of both is shown once.
@@ -238,22 +261,25 @@ class Fit(Result):
     def _one_schedule(self) -> str:
         total, runs = len(self.law.parameters), len(self.curves)
         fixed = sum(not row.reason for row in self.parameter_errors)
-        fixes = "fixes" if runs == 1 else "of one schedule fix"
+        fixes = "determines" if runs == 1 else "determine"
         usable = "usable" if self.verdict.usable else "unchecked"
         return (
-            f"{'One run' if runs == 1 else f'{runs} runs'} {fixes} {fixed or 'none'} of the "
-            f"{total} parameters; forecasts of the same schedule are {usable} "
-            f"({self.verdict.reason}), those of others are a guess: add a run with another "
-            "schedule."
+            f"Forecasts of the same schedule are {usable}: {self.verdict.reason}. Those of "
+            "other schedules are a guess until a run with another schedule is added: "
+            f"{'one run' if runs == 1 else f'{runs} runs of one schedule'} {fixes} "
+            f"{fixed or 'none'} of the {total} parameters."
         )
 
     def sentences(self) -> tuple[str, ...]:
         """How well the law fits, how wrong it is on unseen curves, and what to know first."""
         # What stands in the headline, beside a parameter or in a table is not said again.
-        beside = ["the curves do not determine", "the curves do not fix it"]
-        beside += ["which cannot identify"] if self._is_of_one_schedule else []
+        beside = ["the curves do not determine", "these curves do not determine it"]
+        beside += ["cannot tell what another schedule"] if self._is_of_one_schedule else []
         said = [w for w in self.warnings if not any(text in w for text in beside)]
-        return (*self._verdicts(), *map(as_sentence, said_once(said)))
+        verdicts = (
+            simple_sentences(self) if self.curves and self._is_simple else self._verdicts()
+        )
+        return (*verdicts, *map(as_sentence, said_once(said)))
 
     def _verdicts(self) -> Iterator[str]:
         errors, verdict = self.errors, self.verdict
@@ -264,14 +290,14 @@ class Fit(Result):
             yield (
                 f"{self.law.name} explains {share_text(self.r2)} of the variance of {fitted}."
             )
-        if self.backtests and verdict.describes and self._rests_on_backtest:
-            usable = {True: "usable", False: "not usable", None: "unchecked"}[verdict.usable]
-            yield f"Forecasts of the same schedule are {usable}: {verdict.reason}."
+        is_checked = bool(self.backtests) and verdict.describes and self._rests_on_backtest
+        if is_checked:
+            yield self._checked()
         if np.isfinite(errors.scale):
             yield self._unseen()
         if errors.reason:
             yield self._without_interval()
-        if np.isfinite(errors.doubling):
+        if np.isfinite(errors.doubling) and not is_checked:
             yield self._doubled()
         if len(self.alternatives) > 1:
             second = self.alternatives[1]
@@ -284,11 +310,22 @@ class Fit(Result):
                 else f"Of {laws} compared only this one could be fitted and checked."
             )
 
+    def _checked(self) -> str:
+        verdict = self.verdict
+        if verdict.usable is False:
+            return f"Forecasts are not usable: {verdict.reason}. {_COMPARE}"
+        if self._is_of_one_schedule:
+            return self._one_schedule()
+        usable = "usable" if verdict.usable else "unchecked"
+        return f"Forecasts of the same schedule are {usable}: {verdict.reason}."
+
     def figures(self) -> tuple[Figure, ...]:
         """The curves with the fitted law, and the residuals."""
         if not self.curves:
             return ()
         name = self.law.name
+        if self._is_simple:
+            return simple_figures(self)
         return (
             chart_of(
                 "curves", f"{name}: measured points and the fitted law", self._curves_chart,
@@ -311,7 +348,8 @@ class Fit(Result):
                 chart.curve(run.step, law, name, color, dash),
             ]
         title = f"{self.law.name}: measured points and the fitted law"
-        return chart.Chart(title, chart.Axis("update"), chart.Axis("loss"), tuple(layers))
+        axis = chart.Axis("loss", is_log=spans_decades([run.loss for run in self.curves]))
+        return chart.Chart(title, chart.Axis("update"), axis, tuple(layers))
 
     def _residuals_chart(self) -> "Chart":
         from lossatlas.plots import chart, style
@@ -349,9 +387,11 @@ class Fit(Result):
                  for row in self.parameter_errors}  # fmt: skip
         return {name: intervals.get(name, unknown) for name in self.law.parameters}
 
-    @property
+    @cached_property
     def errors(self) -> ErrorModel:
         """How wrong the law has been on what it had not seen."""
+        if self.curves and self._is_simple:
+            return past_errors(self.law, self.curves[0])
         return error_model(self.left_out, self.doubled)
 
     @property
@@ -416,7 +456,9 @@ class Fit(Result):
         half = self.errors.half_width(level, horizon, leverage)
         half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
         reason = self.errors.reason or self._blind(float(leverage[-1]))
-        warnings = warnings_for(inputs, float(horizon[-1]), self.curves)
+        warnings = self._left_out_by(inputs, float(horizon[-1]))
+        if self._is_simple and not reason and np.isnan(half[-1]):
+            reason = TOO_FAR
         if loss[-1] <= 0:
             reason = "the law gives a loss that is not above 0"
         if loss.min() <= 0:
@@ -426,6 +468,7 @@ class Fit(Result):
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), level,
             float(horizon[-1]), inputs.lr, reason, warnings, groups=self.errors.groups,
             fitted=self.curves if size is tokens is source is None else (),
+            basis=BASIS if self._is_simple else "",
         )  # fmt: skip
 
     def what_if(
@@ -518,22 +561,28 @@ class Fit(Result):
         check_parameters("parameters", parameters, law.parameters)
         return cls(law, np.array([float(parameters[name]) for name in law.parameters]))
 
+    # Where a question leaves what the fit has seen.
+    def _left_out_by(self, inputs: Inputs, horizon: float) -> tuple[str, ...]:
+        if not self._is_simple:
+            return warnings_for(inputs, horizon, self.curves)
+        return tuple(filter(None, [rate_note(curve) for curve in self.curves]))
+
     # Without a metric (a law with given parameters) every forecast counts as a typical one.
     def _leverage(self, inputs: Inputs) -> Floats:
-        if self.metric is None:
+        if self.metric is None or self._is_simple:
             return np.full(inputs.step.size, 1 / max(self.errors.groups, 1))
         return leverages(self.law, self.values, inputs, self.metric)
 
     # What a forecast must say first of a fit that failed its checks.
     def _distrust(self) -> tuple[str, ...]:
         verdict = self.verdict
-        if not self.curves or verdict.usable is not False:
+        if not self.curves or self._is_simple or verdict.usable is not False:
             return ()
         if verdict.describes and not self._rests_on_backtest:
             return ()
         failed = (
             "its forecasts failed their check" if verdict.describes
-            else f"{self.law.name} does not describe what it was fitted to"
+            else f"{self.law.name} does not fit the log"
         )  # fmt: skip
         return (f"do not use this forecast: {failed} ({verdict.reason})",)
 

@@ -213,7 +213,7 @@ class FitSettings:
 
     def solve(self, curves: Sequence[Curve], warm: Floats | None = None) -> Solution:
         """Fit the curves."""
-        objective = self.objective(curves)
+        objective = self.objective([self.law.recent(curve) for curve in curves])
         profile = self.law.profile(objective.problem, objective.weight, objective.huber)
         if profile is not None and objective.free.all():
             solution = solve(objective, profile)
@@ -226,6 +226,7 @@ class FitSettings:
 
     def metric(self, solution: Solution, curves: Sequence[Curve]) -> Floats:
         """What measures how far a forecast lies from the fit."""
+        curves = [self.law.recent(curve) for curve in curves]
         objective = self.objective(curves)
         free = objective.free
         counts = [1 if self.law.pointwise else c.step.size for c in curves]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lossatlas.forecast.backtest import Backtest, neighbor_noise
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.law import CLIPPED, Law
+from lossatlas.forecast.laws.baselines import Baseline
 from lossatlas.text import number, percent, share_text
 
 Floats = NDArray[np.float64]
@@ -56,27 +57,52 @@ def judge(
     """Judge a fit by what it explains and by its backtest."""
     error = _rms([test.error for test in tests])
     bound = any(test.clipped for test in tests)
+    if isinstance(law, Baseline):
+        return _judge_baseline(error, bound)
     failed, why = _undescribed(law, values, curves)
     if failed:
         return Verdict(False, False, error, bound, why, failed)
     if not tests:
-        why = "their second halves are too short, or were not forecast from the first"
+        why = "the log is too short to forecast its second half from the first"
         return Verdict(True, None, error, bound, why)
-    fall = sum(test.fall for test in tests) / np.sqrt(len(tests))
-    if fall < FALLS:
+    if not is_checkable(tests):
         return Verdict(True, None, error, bound, (
-            "in the second half the loss falls by no more than its noise"
+            "in the second half of the log the loss falls by no more than its noise"
         ))  # fmt: skip
-    unchanged = _rms([test.unchanged for test in tests])
-    said = f"a fit to the first half forecasts the second half {off_by(error, bound)} off"
+    usable, why = _usable(error, bound, _rms([test.unchanged for test in tests]))
+    return Verdict(True, usable, error, bound, why)
+
+
+# Whether a backtest is passed, and by how much.
+def _usable(error: float, bound: bool, unchanged: float) -> tuple[bool, str]:
+    said = _missed_by(error, bound)
     if bound or error > USABLE:
-        return Verdict(True, False, error, bound, f"{said}, beyond the limit of {_LIMIT}")
+        return False, f"{said}, more than the allowed {_LIMIT}"
     if error > OVER_UNCHANGED * unchanged:
-        return Verdict(True, False, error, bound, (
-            f"{said}, and a loss that stays where it was {off_by(unchanged)}: it must be twice "
-            "as good"
-        ))  # fmt: skip
-    return Verdict(True, True, error, bound, f"{said}, within the limit of {_LIMIT}")
+        return False, (
+            f"{said}, and the forecast that the loss does not change misses it by "
+            f"{off_by(unchanged)}: a law must halve that"
+        )
+    return True, f"{said} (at most {_LIMIT} is allowed)"
+
+
+def is_checkable(tests: Sequence[Backtest]) -> bool:
+    """Whether the loss falls in the second halves, so that a forecast of it can be checked."""
+    return bool(tests) and sum(t.fall for t in tests) / np.sqrt(len(tests)) >= FALLS
+
+
+# A simple forecast describes no past, and its interval is as wide as its past errors.
+def _judge_baseline(error: float, bound: bool) -> Verdict:
+    if np.isnan(error):
+        why = "the log is too short to forecast its second half from the first"
+        return Verdict(True, None, error, bound, why)
+    return Verdict(True, error <= USABLE and not bound, error, bound, _missed_by(error, bound))
+
+
+def _missed_by(error: float, bound: bool) -> str:
+    return (
+        f"a fit to the first half of the log misses the second half by {off_by(error, bound)}"
+    )
 
 
 # How many curves the law does not describe, and why not the worst of them.
@@ -94,9 +120,13 @@ def _undescribed(law: Law, values: Floats, curves: Sequence[Curve]) -> tuple[int
     if not law.pointwise and _rises(curve):
         why = f"the loss{whose} rises, and laws describe losses that fall (is it an accuracy?)"
         return len(failed), why
-    noise = "" if law.pointwise else " that is not noise"
-    how_much = f"{percent(share)}, less than {100 * least:g} %," if share > 0 else "none"
-    return len(failed), f"it explains {how_much} of the variance{whose}{noise}"
+    noise = "" if law.pointwise else ", noise left aside"
+    if not share > 0:
+        return len(failed), f"it comes no closer to the losses{whose} than their mean does"
+    return len(failed), (
+        f"it accounts for {percent(share)} of how the loss{whose} varies{noise}, and "
+        f"{100 * least:g} % are required"
+    )
 
 
 def explained(law: Law, values: Floats, curve: Curve) -> float:
@@ -130,7 +160,8 @@ def off_by(error: float, is_bound: bool = False) -> str:
     if not np.isfinite(size):
         return "an unknown amount"
     if size < np.log(2):
-        return f"{more}{share_text(float(np.expm1(size)))}"
+        share = float(np.expm1(size))
+        return f"{more}{share_text(share) if share < 0.1 else percent(share)}"
     return f"{more}a factor of {number(float(np.exp(size)), 2)}"
 
 

@@ -3,6 +3,7 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.forecast.law import Law
 from lossatlas.forecast.laws.annealing import AnnealingLaw
+from lossatlas.forecast.laws.baselines import Baseline, LastLevel, LocalTrend
 from lossatlas.forecast.laws.broken import BrokenPowerLaw, smoothed
 from lossatlas.forecast.laws.linear import LinearLRLaw, PowerLaw
 from lossatlas.forecast.laws.multipower import MultiPowerLaw
@@ -18,6 +19,8 @@ LAWS: dict[str, type[Law]] = {
     "chinchilla": ChinchillaLaw,
     "kaplan": KaplanLaw,
     "shifted-power": ShiftedPowerLaw,
+    "last-level": LastLevel,
+    "local-trend": LocalTrend,
 }
 for _law in LAWS.values():
     record(_law)  # a stored fit holds its law
@@ -25,10 +28,13 @@ for _law in LAWS.values():
 __all__ = [
     "LAWS",
     "AnnealingLaw",
+    "Baseline",
     "BrokenPowerLaw",
     "ChinchillaLaw",
     "KaplanLaw",
+    "LastLevel",
     "LinearLRLaw",
+    "LocalTrend",
     "MultiPowerLaw",
     "PowerLaw",
     "ShiftedPowerLaw",

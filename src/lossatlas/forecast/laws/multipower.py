@@ -242,8 +242,9 @@ def _won(drops: Drops, reach: float, beta: float, gamma: float) -> Floats:
     log = np.log1p(x)
     rest = np.exp(-beta * log)
     slope = beta * rest * x / (1 + x)
-    terms = np.stack([1 - rest, slope / reach, log * rest, -slope * drops.log_rate], axis=1)
-    return np.asarray(drops.weight @ terms)
+    terms = (1 - rest, slope / reach, log * rest, -slope * drops.log_rate)
+    # One product a column: putting them side by side takes as long as the powers.
+    return np.stack([drops.weight @ term for term in terms], axis=1)
 
 
 def _peak(problem: FitData) -> float:

@@ -1,0 +1,105 @@
+"""Forecasts that a run could have made of its own past, and intervals from their errors.
+
+For a forecast over h times the updates of a log that ends at update T, the run is cut at
+T / h and at earlier updates; each part is forecast over h times its own updates and compared
+with what came ("rolling-origin evaluation").
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.forecast.backtest import neighbor_noise
+from lossatlas.forecast.curve import Curve
+from lossatlas.forecast.law import Law, log_error
+from lossatlas.forecast.solver import FitSettings
+from lossatlas.forecast.validation import ErrorModel
+from lossatlas.intervals import t_quantile
+
+Floats = NDArray[np.float64]
+
+SHARES = (1.0, 0.85, 0.7, 0.6, 0.5)  # of the last update: where checked forecasts end
+LEAST = 3  # checks without which there is no interval
+FEWEST = 8  # points of a log that is forecast from
+TARGET, POINTS = 0.125, 4  # the loss at an update: the last so much of the updates before it
+NEAREST, SPACING = 1.1, 1.2  # horizons that are checked: the first, and from one to the next
+# Checks of one run overlap: their degrees of freedom, whatever their number.
+DEGREES = 2
+_MEDIAN = 1.25  # the standard error of a median over that of a mean
+
+
+@dataclass(frozen=True, eq=False)
+class PastErrors(ErrorModel):
+    """How wrong a forecaster has been on the past of one run.
+
+    Attributes:
+        law: the forecaster.
+        curve: the run.
+    """
+
+    law: Law = field(kw_only=True)
+    curve: Curve = field(kw_only=True)
+
+    def half_width(
+        self, level: float, horizon: Floats | float, leverage: Floats | float
+    ) -> Floats:
+        """Half the interval of the log loss; NaN where the log is too short to check it."""
+        del leverage
+        wanted = np.log(np.maximum(np.asarray(horizon, dtype=np.float64), NEAREST))
+        first, last = np.log(NEAREST), max(float(wanted.max()), np.log(NEAREST) + 1e-9)
+        grid = np.linspace(first, last, 2 + int((last - first) / np.log(SPACING)))
+        spread = [spread_of(self.law, self.curve, float(np.exp(h))) for h in grid]
+        half = t_quantile(level, DEGREES + 1) * np.maximum.accumulate(spread)
+        return np.asarray(np.interp(wanted, grid, half))
+
+
+def past_errors(law: Law, curve: Curve) -> PastErrors:
+    """The errors of forecasts of the past over twice the updates, and where they come from."""
+    errors, _ = errors_of(law, curve, 2.0)
+    reason = (
+        ""
+        if errors.size >= LEAST
+        else (
+            "the log is too short to check forecasts of its own past; log more often, or longer"
+        )
+    )
+    scale = float(np.sqrt(np.mean(errors**2))) if errors.size else float("nan")
+    return PastErrors(scale, DEGREES, float("nan"), scale, reason=reason, law=law, curve=curve)
+
+
+def spread_of(law: Law, curve: Curve, horizon: float) -> float:
+    """The typical error over a horizon; NaN where it cannot be checked."""
+    errors, noise = errors_of(law, curve, horizon)
+    if errors.size < LEAST:
+        return float("nan")
+    # By chance all checks may be closer than the noise lets expect.
+    return float(max(np.sqrt(np.mean(errors**2)), noise))
+
+
+def errors_of(law: Law, curve: Curve, horizon: float) -> tuple[Floats, float]:
+    """Log errors of past forecasts over a horizon, and what noise alone makes of one."""
+    log, last = np.log(curve.loss), int(curve.step[-1])
+    settings, errors, noise = FitSettings(law, law.huber), [], 0.0
+    for share in SHARES:
+        known = curve.step <= share * last / horizon
+        late = _before(curve, share * last) & ~known
+        if known.sum() < FEWEST or late.sum() < POINTS or np.ptp(curve.loss[known]) == 0:
+            break
+        early = curve.select(known)
+        values = settings.solve([early]).values
+        forecast = law.predict(values, curve.inputs)[late]
+        errors.append(float(np.median(log_error(forecast, curve.loss[late]))))
+        counts = law.recent(early).step.size, int(late.sum())
+        scatter = neighbor_noise(log[curve.step > last / 2])
+        noise = max(noise, float(_MEDIAN * scatter * np.sqrt(sum(1 / n for n in counts))))
+    return np.array(errors), noise
+
+
+# The points that show the loss at an update.
+def _before(curve: Curve, update: float) -> NDArray[np.bool_]:
+    chosen = (curve.step <= update) & (curve.step > (1 - TARGET) * update)
+    if chosen.sum() < POINTS:
+        chosen[max(int((curve.step <= update).sum()) - POINTS, 0) :] = True
+        chosen &= curve.step <= update
+    return np.asarray(chosen)
