@@ -18,7 +18,7 @@ from lossatlas.cli.output import Output, Rows
 from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.settings import Strict, about, common, defaults, option
-from lossatlas.text import count
+from lossatlas.text import count, with_ends
 
 if TYPE_CHECKING:
     from lossatlas.forecast import Curve, Fit, Prediction
@@ -301,9 +301,26 @@ def _print_fit(
     # A fit whose forecasts failed their check is no place to go on from.
     if question and _leads_on(found):
         if told is not None and not _is_simple(found):
-            output.note(f"Forecast: {told.sentences()[0]}")
+            output.note(f"Forecast: {told.sentences()[0]}{_beside(found, told)}")
         place = shlex.quote(str(settings.out))
         output.note(f"{said}\nNext: lossatlas forecast predict {place} {question}")
+
+
+# What a simple forecast says where the law has no interval: how far apart two methods are.
+def _beside(found: "Fit", told: "Prediction") -> str:
+    from lossatlas.forecast.choice import simple_fit
+
+    plain = simple_fit(found.curves[0]) if told.reason and len(found.curves) == 1 else None
+    if plain is None or plain.law == found.law:
+        return ""
+    other = plain.predict(steps=[int(told.step[-1])])
+    shown, ends = with_ends(*other.final)
+    if other.reason:
+        return ""
+    return (
+        f" {plain.law.name}, a simple forecast without the learning rate, expects {shown}, "
+        f"{100 * other.level:g} % interval {ends}."
+    )
 
 
 def _leads_on(found: "Fit") -> bool:

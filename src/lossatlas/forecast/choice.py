@@ -149,6 +149,13 @@ def fit_or_better(
     return _simplest(first, tried, curves, _shifted(progress, len(every) - 2, len(every)))
 
 
+def simple_fit(curve: Curve) -> Fit | None:
+    """The better simple forecast of a run; None where its past cannot check it."""
+    fits, _ = _fits(SIMPLE, [curve], None, {})
+    usable = [fitted for fitted in fits if not fitted.errors.reason]
+    return min(usable, key=lambda fitted: _order(_tried(fitted)), default=None)
+
+
 # A simple forecast of the longest run, with what was tried before; else the first law.
 def _simplest(
     first: Fit, tried: list[Alternative], curves: Sequence[Curve], progress: Progress | None
