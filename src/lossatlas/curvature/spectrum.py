@@ -43,7 +43,7 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.result import Estimate, Figure, Reference, chart_of, result
-from lossatlas.text import count, number, with_error
+from lossatlas.text import number, with_error
 
 Array = NDArray[np.float64]
 
@@ -210,9 +210,7 @@ class Spectrum(CheckedResult):
         """Saddle or bowl, outliers, and whether the tolerance was reached."""
         found = [self._saddle_sentence()]
         if self.outliers:
-            stand = "stands" if self.outliers == 1 else "stand"
-            outliers = count(self.outliers, "eigenvalue")
-            found.append(f"{outliers} {stand} apart above the bulk of the spectrum.")
+            found.append(self._outlier_sentence(self.outliers))
         if not self.reached:
             why = f": {self.note}" if self.note else ""
             found.append(
@@ -220,6 +218,16 @@ class Spectrum(CheckedResult):
                 "bounds say what is known."
             )
         return (*found, *(self._groups.sentences() if self.groups else ()))
+
+    def _outlier_sentence(self, outliers: int) -> str:
+        gap = number(float(self.top[outliers - 1] / self.top[outliers]), 2)
+        start = "1 eigenvalue is an outlier: it is"
+        if outliers > 1:
+            start = f"{outliers} eigenvalues are outliers: the last of them is"
+        return (
+            f"{start} {gap} times the next one, the last wide gap among the {len(self.top)} "
+            "largest, which were computed."
+        )
 
     @property
     def _missed(self) -> str:
@@ -267,8 +275,9 @@ class Spectrum(CheckedResult):
         )
         caption = (
             "How many directions have which curvature, on a logarithmic scale; dots are the "
-            "extreme eigenvalues, found one by one. The bulk near zero is flat; what stands "
-            "apart to the right are the outliers."
+            "extreme eigenvalues, found one by one. The bulk near zero is flat; narrow peaks "
+            "to the right are single eigenvalues. How many are outliers, separated from the "
+            "rest by a wide gap, is said beside the picture."
         )
         alt = "Density of the eigenvalues of the Hessian with its extremes marked."
         if density is None:
