@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import lossatlas.cli.command as command_room
 import lossatlas.report
 import lossatlas.report.film
+from cli.test_inits_command import RANKED
 from cli.test_inits_command import SMALL as STUDY
 from cli.test_survey_command import call
 from cli.test_weights_commands import FACTORY, PLAIN, weights
@@ -55,7 +56,7 @@ CASES = {
     "inits fit-quality": [*STUDY, "--out", "run"],
     "inits figures": [*STUDY, "--out", "run"],
     "inits run": [*STUDY, "--out", "run", "--stage", "1"],
-    "inits rank": [*STUDY, "--candidates", "8", "--out", "run"],
+    "inits rank": [*RANKED, "--candidates", "8", "--out", "run"],
 }  # fmt: skip
 # Commands that judge piece by piece what is done; run one after another in one folder.
 STAGES = ("inits generate", "inits fit-surrogate", "inits label", "inits fit-quality",

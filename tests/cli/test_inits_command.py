@@ -30,6 +30,13 @@ SMALL = (
 )  # fmt: skip
 
 
+# What a ranking takes of them: subject and trainings.
+RANKED = (
+    *SMALL[:7],
+    *(f"--set={setting}" for setting in SMALL if setting.startswith("label.")),
+)
+
+
 def inits(monkeypatch, capsys, *arguments):
     return call(monkeypatch, capsys, "inits", *arguments)
 
@@ -82,7 +89,7 @@ def test_the_second_half_scores_and_draws(monkeypatch, capsys, folder):
 
 def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     code, text, error = inits(
-        monkeypatch, capsys, "rank", "--candidates", 12, "--out", tmp_path, *SMALL, "--json"
+        monkeypatch, capsys, "rank", "--candidates", 12, "--out", tmp_path, *RANKED, "--json"
     )
     assert code == 0, error
     found = json.loads(text)
@@ -97,7 +104,7 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
 
 
 def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tmp_path):
-    call_ = ("rank", "--candidates", 8, "--weights", 3, "--out", tmp_path, *SMALL)
+    call_ = ("rank", "--candidates", 8, "--weights", 3, "--out", tmp_path, *RANKED)
     code, text, error = inits(monkeypatch, capsys, *call_, "--json")
     assert code == 0, error
     found = json.loads(text)
@@ -156,8 +163,9 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
 def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, message):
     first, *rest = arguments
     code, text, error = inits(
-        monkeypatch, capsys, first, "--out", tmp_path, *SMALL, *rest, "--json"
-    )
+        monkeypatch, capsys, first, "--out", tmp_path,
+        *(RANKED if first == "rank" else SMALL), *rest, "--json",
+    )  # fmt: skip
     assert code == 2
     assert text == ""
     assert message in error
@@ -226,3 +234,17 @@ def test_published_flags_open_the_same_doors(monkeypatch, script, given, command
     runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
     sys.modules.pop("door", None)
     assert [argv[1:] for argv in seen] == [["inits", *command, "png", "--out", "x"]]
+
+
+def test_a_ranking_shows_and_takes_the_settings_of_its_trainings_only(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    _, text, _ = call(monkeypatch, capsys, "inits", "rank", "--help")
+    assert "label.lr" in text
+    assert "generate.samples" not in text
+    code, _, error = call(
+        monkeypatch, capsys, "inits", "rank", "--set", "quality.points=3", "--out", "run"
+    )
+    assert (code, "no effect on this command" in error) == (2, True)
+    assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from lossatlas.cli.layout import Context
 from lossatlas.cli.output import Output
 from lossatlas.cli.processes import check_alone, is_first, joined
 from lossatlas.cli.run_record import RunRecord, check_choice
-from lossatlas.errors import LossError
+from lossatlas.errors import ArgumentError, LossError
 from lossatlas.settings import COMMON, LISTED, about, read_settings
 
 _RESUME = "Continue the unfinished run in --out. Without it an unfinished run is left alone."
@@ -49,6 +49,7 @@ class Command(click.Command):
         files: settings -> what the command writes; None where that is nothing.
         extra: further options that are no settings.
         processes: whether several processes (torchrun) share the work.
+        groups: names of the groups of settings that have an effect; None for all.
     """
 
     context_class = Context
@@ -65,7 +66,9 @@ class Command(click.Command):
         config: Callable[[Mapping[str, Any]], Path | None] = lambda _: None,
         extra: Sequence[click.Parameter] = (),
         processes: bool = False,
+        groups: Sequence[str] | None = None,
     ) -> None:
+        self.groups = groups
         self.extra = tuple(extra)
         self.processes, self.files = processes, files
         self.settings, self.run, self.config = settings, run, config
@@ -97,6 +100,7 @@ def _called(command: Command, **given: Any) -> None:
         if name in chosen
     }
     config = Path(given["config"]) if given["config"] else command.config(options)
+    _check_groups(command, given["set"])
     settings = read_settings(
         command.settings, config=config, assignments=given["set"], options=options
     )
@@ -112,6 +116,17 @@ def _called(command: Command, **given: Any) -> None:
         raise LossError(f"{error}{_default_data(settings)}") from error.__cause__
     except KeyboardInterrupt as stop:
         raise click.Abort(_stopped(record)) from stop
+
+
+def _check_groups(command: Command, assignments: Sequence[str]) -> None:
+    for assignment in assignments:
+        group, dot, _ = assignment.partition("=")[0].partition(".")
+        is_known = group in command.settings.model_fields
+        if command.groups is not None and dot and is_known and group not in command.groups:
+            raise ArgumentError(
+                f"`--set {assignment}` has no effect on this command; of its groups of "
+                f"settings it takes {', '.join(command.groups)}."
+            )
 
 
 def _record(command: Command, settings: BaseModel) -> RunRecord | None:
@@ -305,7 +320,7 @@ def _panels(command: Command, ctx: click.Context) -> dict[str, list[tuple[str, s
         panel += [record] if record else []
     for name in command.settings.model_fields:
         group = _group(command, name)
-        if group is not None:
+        if group is not None and (command.groups is None or name in command.groups):
             panels[_title(name, group)] = [*_rows(name, group)]
     panels[COMMON] = common
     return {title: rows for title, rows in panels.items() if rows}

@@ -207,6 +207,10 @@ _WHOLE: dict[str, tuple[type[InitsSettings], Callable[..., None], Callable[..., 
 }
 
 
+# A ranking trains, and reads nothing of the other stages.
+_GROUPS = {"rank": ("label",)}
+
+
 # The folder remembers what the stages before were told.
 def _remembered(options: Mapping[str, Any]) -> Path | None:
     usual = InitsSettings.model_fields["out"].default
@@ -231,7 +235,7 @@ command = Group(
         for name, (text, _, shortcuts) in _STAGES.items()
     }
     | {
-        name: (text, _command(kind, run, text, files=files))
+        name: (text, _command(kind, run, text, files=files, groups=_GROUPS.get(name)))
         for name, (kind, run, files, text) in _WHOLE.items()
     },
 )

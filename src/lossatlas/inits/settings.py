@@ -73,7 +73,7 @@ class SurrogateSettings(Strict):
 
 
 class LabelSettings(Strict):
-    """Settings of stage 3: trainings.
+    """Settings of the trainings, stage 3 of the study.
 
     A share `matched` of the candidates has scale 1 exactly: within a scheme these differ in
     the seed only. The scales of the others are drawn evenly from `scales`.
