@@ -7,6 +7,7 @@ import pytest
 from lossatlas.intervals import t_quantile
 from lossatlas.plots import bars, canvas, maps, trees, web
 from lossatlas.plots.chart import Axis, Chart, Line, Points
+from lossatlas.plots.rows import Dots, rows_chart
 from lossatlas.plots.scale import scale_of
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
@@ -93,6 +94,13 @@ def test_minima_say_how_long_they_last():
     assert sure.text[0] == "<b>0</b>"
     assert "lowest point" in names(contour_figure(land))
     assert "lowest point" not in names(contour_figure(land, quantity="accuracy"))
+
+
+def test_a_figure_without_names_keeps_no_place_for_a_legend():
+    one = [Dots("", np.array([1.0, 2.0]), np.full((2, 2), 0.1))]
+    two = [Dots(name, np.array([1.0, 2.0]), np.full((2, 2), 0.1)) for name in ("a", "b")]
+    bare, named = (web.draw(rows_chart(["x", "y"], s, "t", "loss")).layout for s in (one, two))
+    assert named.margin.b - bare.margin.b == named.height - bare.height > 0
 
 
 def test_both_maps_of_a_pair_have_one_frame():

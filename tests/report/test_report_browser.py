@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lossatlas.report import render
+from lossatlas.result import Estimate, Result, result, rows_figure
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import himmelblau, hostile, survey_of
 
@@ -254,3 +255,38 @@ def test_bars_count_as_the_headline_and_no_corner_leaves_the_picture(size, tmp_p
     assert found["counts"] == "1 certain inside the map; 1 on its edge (hollow), not counted."
     assert found["hollow"] == [False, True]
     assert found["lasts"][0] == "never ends"
+
+
+@result("sample of long names")
+class LongNames(Result):
+    """Rows whose names are long and hostile."""
+
+    numbers: tuple[Estimate, ...]
+
+    def figures(self):
+        return (rows_figure("Rows", self.numbers, "loss"),)
+
+
+ROWS = """
+  await Page.all();
+  const plot = $(".plot"), texts = plot.layout.yaxis.ticktext;
+  $('[data-do="theme"]').click(); await wait(600);
+  const again = plot.layout.yaxis.ticktext;
+  return { texts, again, marks: plot.querySelectorAll("img, script").length };
+"""
+
+
+def test_names_of_rows_leave_room_on_a_narrow_screen(tmp_path):
+    long = "1. own initialization & <img src=x>, seed 1254622428"
+    rows = tuple(Estimate(k, 0.1, samples=9, name=n) for k, n in enumerate((long, "short"), 1))
+    seen, asked, _ = drive(render(LongNames(rows)), ROWS, tmp_path, "--window-size=500,1400")
+    assert not seen["errors"]
+    assert not asked
+    first, second = seen["result"]["texts"]
+    assert first.startswith("1. own")
+    assert "…" in first
+    assert max(len(unescape(line)) for line in first.split("<br>")) <= 20
+    assert second == "short"
+    # Another theme draws the same.
+    assert seen["result"]["again"] == [first, second]
+    assert seen["result"]["marks"] == 0

@@ -31,6 +31,8 @@ Options = dict[str, Any]
 _MARGIN = {"l": 72, "r": 24, "t": 36, "b": 92}
 # Pixels of a second row of a legend, and names that fit into one.
 _LEGEND_ROW, _ONE_ROW = 22, 4
+# Pixels below the title of the axis that a figure without a legend does not need.
+_LEGEND_SPACE = 36
 _FONT = {"family": style.WEB_FAMILY, "size": 12, "color": style.INK}
 
 
@@ -154,6 +156,10 @@ def _flat(chart: Chart) -> go.Figure:
     x, y = (_axis(_ended(chart, side)) | _whole(chart, side) for side in "xy")
     layout: Options = {}
     height = chart.height
+    names = {getattr(layer, "name", "") for layer in chart.layers} - {""}
+    if chart.aspect != "map" and not names:
+        layout = {"margin": _MARGIN | {"b": _MARGIN["b"] - _LEGEND_SPACE}}
+        height -= _LEGEND_SPACE
     if chart.aspect == "square":
         x, y = x | {"constrain": "domain"}, y | {"scaleanchor": "x", "constrain": "domain"}
     if chart.aspect == "map" and chart.x.limits and chart.y.limits:
@@ -164,7 +170,6 @@ def _flat(chart: Chart) -> go.Figure:
             x, y = x | {"constrain": "domain"}, y | {"scaleanchor": "x", "constrain": "domain"}
         height = round(_MARGIN["t"] + _MARGIN["b"] + 350 * min(max(slope, 0.5), 1.2))
         # Maps side by side keep the same square, whatever their legends and color bars need.
-        names = {getattr(layer, "name", "") for layer in chart.layers} - {""}
         more = _LEGEND_ROW if len(names) > _ONE_ROW else 0
         height += more
         layout = {"margin": _MARGIN | {"r": 96, "b": _MARGIN["b"] + more, "autoexpand": False}}

@@ -37,6 +37,12 @@
     return { data: recolored(figure.data, swap), layout };
   }
 
+  function fitted(entry) {
+    const figure = themed(entry.figure), width = entry.place.clientWidth;
+    if (width && width < 480) narrow(figure.layout);
+    return figure;
+  }
+
   let library = null;
   function plotly() {
     library = library || Scene.inflate(document.getElementById("library").textContent).then((bytes) => {
@@ -62,21 +68,28 @@
     entry.drawn = waiting = waiting.then(plotly).then(async () => {
       const packed = await Scene.inflate(entry.data.textContent);
       entry.figure = JSON.parse(new TextDecoder().decode(packed));
-      const { data, layout } = themed(entry.figure), scene = layout.scene, width = entry.place.clientWidth;
+      const { data, layout } = fitted(entry), scene = layout.scene, width = entry.place.clientWidth;
       if (scene) {
         // The wheel scrolls the page until the picture is chosen.
         layout.scene.dragmode = "turntable";
         if (width && width < 760) for (const side of ["x", "y", "z"]) scene.camera.eye[side] *= Math.min(760 / width, 1.9);
       }
-      if (width && width < 480) narrow(layout);
       await Plotly.newPlot(entry.place, data, layout, config);
       entry.done = true;
     }).catch((error) => console.error(error)).then(() => { open -= 1; count(); return new Promise((go) => setTimeout(go)); });
     return entry.drawn;
   }
+  function shortened(line) {
+    const words = plain(line);
+    return words.length > 20 ? `${words.slice(0, 19).replace(/&/g, "&amp;").replace(/</g, "&lt;")}…` : line;
+  }
   function narrow(layout) {
     layout.margin = { ...layout.margin, l: 46, r: Math.min((layout.margin || {}).r || 12, 64) };
-    for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name) && layout[name].title) layout[name].nticks = 5;
+    for (const [name, axis] of Object.entries(layout)) {
+      if (/^[xy]axis/.test(name) && axis.title) axis.nticks = 5;
+      // Names of rows leave half of the width to what is drawn.
+      if (/^yaxis/.test(name) && axis.ticktext) axis.ticktext = axis.ticktext.map((t) => String(t).split("<br>").map(shortened).join("<br>"));
+    }
   }
   const eye = new IntersectionObserver((seen) => {
     for (const one of seen) if (one.isIntersecting) { eye.unobserve(one.target); draw(figures.get(one.target.id)); }
@@ -85,7 +98,7 @@
   const all = () => Promise.all([...figures.values()].map(draw));
   function relay() {
     for (const entry of figures.values()) if (entry.done) {
-      const { data, layout } = themed(entry.figure);
+      const { data, layout } = fitted(entry);
       Plotly.react(entry.place, data, layout, config);
     }
     root.dispatchEvent(new CustomEvent("theme"));
