@@ -277,5 +277,5 @@ def test_more_things_in_wrong_places():
         la.Objective(network(), CE, BATCHES, params=3)
     with pytest.raises(ArgumentError, match="`resume` must be the path"):
         la.map_plane(objective, plane, points=3, resume=3)
-    with pytest.raises(ArgumentError, match="`found` must be a result"):
+    with pytest.raises(ArgumentError, match="`result` must be a result"):
         la.write_report(objective, "never.html")

@@ -52,7 +52,7 @@ class Run:
 
 
 def write_atlas(
-    found: Source | Sequence[Source] | Mapping[str, Sequence[Source] | Source],
+    results: Source | Sequence[Source] | Mapping[str, Sequence[Source] | Source],
     path: str | Path,
     *,
     title: str | None = None,
@@ -65,8 +65,8 @@ def write_atlas(
     as cards. The page loads nothing from anywhere.
 
     Args:
-        found: results, files, or folders of files (all `*.nc` below one); a mapping gives each
-            run a name. In a sequence each folder is a run, and all single surveys are one.
+        results: results, files, or folders of files (all `*.nc` below one); a mapping gives
+            each run a name. In a sequence each folder is a run, and all single surveys are one.
         path: where, by convention `*.html`; a file that is there is replaced.
         title: the heading.
 
@@ -88,21 +88,21 @@ def write_atlas(
         ...     la.write_atlas([found], f"{folder}/atlas.html").name
         'atlas.html'
     """
-    page = render_atlas(found, title=title)
+    page = render_atlas(results, title=title)
     with writing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def render_atlas(
-    found: Source | Sequence[Source] | Mapping[str, Sequence[Source] | Source],
+    results: Source | Sequence[Source] | Mapping[str, Sequence[Source] | Source],
     *,
     title: str | None = None,
 ) -> str:
     """The page of an atlas as text; see `write_atlas`.
 
     Args:
-        found: as for `write_atlas`.
+        results: as for `write_atlas`.
         title: the heading.
 
     Returns:
@@ -112,11 +112,11 @@ def render_atlas(
         ArgumentError: nothing to show.
     """
     check_text("title", title, optional=True)
-    runs, others = _parted(found)
+    runs, others = _parted(results)
     if not runs and not others:
         raise ArgumentError(
-            "`found` must hold at least one result of lossatlas; got none: name a folder with "
-            "files such as survey.nc."
+            "`results` must hold at least one result of lossatlas; got none: name a folder "
+            "with files such as survey.nc."
         )
     data, chunks = _data(runs)
     pages = [page_of(each) for _, each in others]
@@ -154,19 +154,19 @@ def _title(runs: Sequence[Run], pages: Sequence[Page]) -> str:
     )
 
 
-def read_runs(found: Any) -> tuple[list[Run], list[Result]]:
+def read_runs(results: Any) -> tuple[list[Run], list[Result]]:
     """Runs of surveys, and whatever else there is, as `write_atlas` reads them."""
-    runs, others = _parted(found)
+    runs, others = _parted(results)
     return runs, [each for _, each in others]
 
 
 # Other results with the names of their groups.
-def _parted(found: Any) -> tuple[list[Run], list[tuple[str, Result]]]:
+def _parted(results: Any) -> tuple[list[Run], list[tuple[str, Result]]]:
     runs: list[Run] = []
     others: list[tuple[str, Result]] = []
-    for name, results in _groups(found):
-        surveys = [r for r in results if isinstance(r, Survey) and has_surface(r)]
-        others += [(name, r) for r in results if not any(r is survey for survey in surveys)]
+    for name, members in _groups(results):
+        surveys = [r for r in members if isinstance(r, Survey) and has_surface(r)]
+        others += [(name, r) for r in members if not any(r is survey for survey in surveys)]
         if surveys:
             runs.append(_run(name, surveys))
     return runs, others
@@ -186,17 +186,17 @@ def _page_names(pages: Sequence[Page], groups: Sequence[str]) -> list[str]:
     ]
 
 
-def _groups(found: Any) -> Iterator[tuple[str, list[Result]]]:
-    if isinstance(found, Mapping):
-        for name, source in found.items():
+def _groups(results: Any) -> Iterator[tuple[str, list[Result]]]:
+    if isinstance(results, Mapping):
+        for name, source in results.items():
             sources = [source] if isinstance(source, Result | str | Path) else source
             yield plain(name), [each for one in sources for each in _read(one)]
         return
-    sources = [found] if isinstance(found, Result | str | Path) else list(found)
+    sources = [results] if isinstance(results, Result | str | Path) else list(results)
     single: list[Result] = []
     names = _run_names([source for source in sources if not isinstance(source, Result)])
     for source in sources:
-        if not isinstance(source, Result) and check_path("found", source).is_dir():
+        if not isinstance(source, Result) and check_path("results", source).is_dir():
             yield names[Path(source)], _read(source)
         else:
             single += _read(source)
@@ -206,7 +206,7 @@ def _groups(found: Any) -> Iterator[tuple[str, list[Result]]]:
 
 # The folder of a training; `survey --along` writes into `surveys` below it.
 def _run_names(sources: Sequence[Any]) -> dict[Path, str]:
-    folders = [path for each in sources if (path := check_path("found", each)).is_dir()]
+    folders = [path for each in sources if (path := check_path("results", each)).is_dir()]
     names = {}
     for path in folders:
         whole = path.resolve()
@@ -220,7 +220,7 @@ def _read(source: Any) -> list[Result]:
         return [source]
     if not isinstance(source, str | Path):
         raise ArgumentError(
-            f"`found` must hold results, files or folders; got {type(source).__name__}."
+            f"`results` must hold results, files or folders; got {type(source).__name__}."
         )
     path = Path(source)
     if not path.is_dir():

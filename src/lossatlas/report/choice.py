@@ -11,73 +11,73 @@ from lossatlas.weights import Choice
 _MAX_TILES = 2
 
 
-def choice_page(found: Choice, title: str | None, provenance: Provenance | None) -> Page:
+def choice_page(result: Choice, title: str | None, provenance: Provenance | None) -> Page:
     """What the page of a choice says and shows."""
     return Page(
         kind="Choice of a checkpoint",
         title=title or "Which checkpoint?",
-        headline=found.headline(),
-        questions=_questions(found),
-        hero=found.figures(),
-        sections=(_section(found),),
-        notes=found.notes,
+        headline=result.headline(),
+        questions=_questions(result),
+        hero=result.figures(),
+        sections=(_section(result),),
+        notes=result.notes,
         provenance=provenance or Provenance(),
     )
 
 
-def _rivals(found: Choice) -> list[str]:
-    return [name for name in found.equal if name != found.best]
+def _rivals(result: Choice) -> list[str]:
+    return [name for name in result.equal if name != result.best]
 
 
-def _questions(found: Choice) -> tuple[Card, ...]:
-    rivals, level = _rivals(found), f"{100 * found.level:g} %"
+def _questions(result: Choice) -> tuple[Card, ...]:
+    rivals, level = _rivals(result), f"{100 * result.level:g} %"
     value = f"no: {len(rivals)} more may be the best ({level})" if rivals else f"yes ({level})"
-    unknown = "not known: the error is unknown" if found.unknown_error else ""
-    first = found.sentences()[:1]
+    unknown = "not known: the error is unknown" if result.unknown_error else ""
+    first = result.sentences()[:1]
     mark = "" if rivals else "sure"
     cards = [Card("Is one the best?", unknown or value, mark=mark, sentences=first)]
-    if found.gains:
-        sure = sum(gain.interval()[1] < 0 for gain in found.gains)
-        value = f"{sure} of {len(found.gains)} means of neighbors beat both of them"
+    if result.gains:
+        sure = sum(gain.interval()[1] < 0 for gain in result.gains)
+        value = f"{sure} of {len(result.gains)} means of neighbors beat both of them"
         mark = "sure" if sure else ""
         cards.append(Card("Does averaging neighbors help?", unknown or value, mark=mark))
-    if found.flattest:
-        cards.append(Card("Which of them is flattest?", found.flattest))
+    if result.flattest:
+        cards.append(Card("Which of them is flattest?", result.flattest))
     return tuple(cards)
 
 
-def _section(found: Choice) -> Section:
+def _section(result: Choice) -> Section:
     closest = sorted(
         (gap.value, name, gap)
-        for name, gap in zip(found.names, found.decisive, strict=True)
-        if name != found.best
+        for name, gap in zip(result.names, result.decisive, strict=True)
+        if name != result.best
     )
     return Section(
         key="choice",
         title="Against the best",
         lead=(
-            f"Each candidate minus {found.best}, on the same examples. The losses alone have "
+            f"Each candidate minus {result.best}, on the same examples. The losses alone have "
             "larger errors, which these differences do not share."
         ),
         tiles=tuple(
             tile(f"{name} minus the best", gap) for _, name, gap in closest[:_MAX_TILES]
         ),
-        tables=(*_table(found), *found.tables()),
-        estimates=found.estimates(),
-        references=found.cited(),
+        tables=(*_table(result), *result.tables()),
+        estimates=result.estimates(),
+        references=result.cited(),
         first=True,
     )
 
 
-def _table(found: Choice) -> tuple[Table, ...]:
-    if len(found.names) == 1:
+def _table(result: Choice) -> tuple[Table, ...]:
+    if len(result.names) == 1:
         return ()
     rows = []
-    for name, loss, gap in zip(found.names, found.losses, found.decisive, strict=True):
+    for name, loss, gap in zip(result.names, result.losses, result.decisive, strict=True):
         low, high = gap.interval()
-        is_best = name == found.best
+        is_best = name == result.best
         interval = "unknown" if math.isnan(low) else interval_text(low, high)
-        verdict = "may be the best" if name in found.equal else "worse"
+        verdict = "may be the best" if name in result.equal else "worse"
         rows.append(
             (
                 name,

@@ -19,50 +19,50 @@ _STATISTICS = Reference(
 )
 
 
-def comparison_page(found: Comparison) -> Page:
+def comparison_page(result: Comparison) -> Page:
     """What the page of a comparison says and shows."""
-    settings: Mapping[str, Any] = found.provenance.settings
-    pictures = found.figures()
+    settings: Mapping[str, Any] = result.provenance.settings
+    pictures = result.figures()
     return Page(
         kind="Comparison of two checkpoints",
         title=str(settings.get("title") or "Two checkpoints"),
-        headline=found.headline(),
-        subtitle=found.files.removesuffix("."),
-        questions=_questions(found),
+        headline=result.headline(),
+        subtitle=result.files.removesuffix("."),
+        questions=_questions(result),
         hero=pictures[:4],
-        sections=(_line_section(found), _maps_section(found, pictures[4:])),
-        notes=_notes(found),
-        provenance=found.provenance,
+        sections=(_line_section(result), _maps_section(result, pictures[4:])),
+        notes=_notes(result),
+        provenance=result.provenance,
     )
 
 
-def _questions(found: Comparison) -> tuple[Card, ...]:
-    lower, *line = found.line_sentences()
-    barrier, bound, is_certain = found.barrier, found.line_bound, found.excess.is_certain
-    pairs = found.matching
-    one, two = found.names
-    alone = f"{len(pairs.gone):,} only around {one}, {len(pairs.new):,} only around {two}"
+def _questions(result: Comparison) -> tuple[Card, ...]:
+    lower, *line = result.line_sentences()
+    barrier, bound, is_certain = result.barrier, result.line_bound, result.excess.is_certain
+    pairs = result.matching
+    first, second = result.names
+    alone = f"{len(pairs.gone):,} only around {first}, {len(pairs.new):,} only around {second}"
     shared = f"{count(len(pairs.pairs), 'basin')} matched, {alone}"
     return (
-        Card("Which one has the lower loss?", *_lower_loss(found), sentences=(lower,)),
+        Card("Which one has the lower loss?", *_lower_loss(result), sentences=(lower,)),
         Card(
             "Does a barrier stand between them?",
-            f"yes: {found.excess.barrier_text}" if is_certain else "none beyond the error",
+            f"yes: {result.excess.barrier_text}" if is_certain else "none beyond the error",
             mark="sure" if is_certain or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
-        Card("Do the maps around them look alike?", shared, sentences=found.match_sentences()),
+        Card("Do the maps around them look alike?", shared, sentences=result.match_sentences()),
         Card(
             "How far apart are their landscapes?",
-            _distance_text(found),
-            sentences=found.distance_sentences(),
+            _distance_text(result),
+            sentences=result.distance_sentences(),
         ),
     )
 
 
-def _lower_loss(found: Comparison) -> tuple[str, str, str]:
+def _lower_loss(result: Comparison) -> tuple[str, str, str]:
     # Value, detail and mark of a card.
-    gap, (one, two) = found.difference, found.names
+    gap, (first, second) = result.difference, result.names
     if gap is None or not math.isfinite(gap.stderr):
         return "no paired error", "", ""
     low, high = gap.interval()
@@ -71,14 +71,14 @@ def _lower_loss(found: Comparison) -> tuple[str, str, str]:
     if low <= 0 <= high:
         return f"not told apart ({with_error(gap.value, gap.stderr)})", "", ""
     return (
-        f"{two if high < 0 else one}, by {with_error(abs(gap.value), gap.stderr)}",
+        f"{second if high < 0 else first}, by {with_error(abs(gap.value), gap.stderr)}",
         "",
         "sure",
     )
 
 
-def _distance_text(found: Comparison) -> str:
-    far, bound = found.bottleneck, found.depth_bound
+def _distance_text(result: Comparison) -> str:
+    far, bound = result.bottleneck, result.depth_bound
     if not math.isfinite(far):
         return "not defined"
     if 0 < far <= bound:
@@ -86,69 +86,69 @@ def _distance_text(found: Comparison) -> str:
     return number(far, 3)
 
 
-def _line_section(found: Comparison) -> Section:
-    one, two = found.names
-    recalibrated = found.line.provenance.settings.get("mode") == "recalibrated"
+def _line_section(result: Comparison) -> Section:
+    first, second = result.names
+    recalibrated = result.line.provenance.settings.get("mode") == "recalibrated"
     return Section(
         key="line",
         title="The line between them",
         lead=(
-            f"{found.files} The loss of the weights on the straight line from "
-            f"{one} to {two}. A barrier is how far it rises above the straight "
+            f"{result.files} The loss of the weights on the straight line from "
+            f"{first} to {second}. A barrier is how far it rises above the straight "
             "line between the two losses."
         ).lstrip(),
-        sentences=found.line_sentences(),
-        tiles=_line_tiles(found),
-        estimates=found.line_estimates(),
-        references=(*found.references[:1], *((_STATISTICS,) if recalibrated else ())),
+        sentences=result.line_sentences(),
+        tiles=_line_tiles(result),
+        estimates=result.line_estimates(),
+        references=(*result.references[:1], *((_STATISTICS,) if recalibrated else ())),
     )
 
 
-def _line_tiles(found: Comparison) -> tuple[Tile, ...]:
-    certain, remark = found.excess.is_certain, ""
-    if certain is not None and found.top is not None:
+def _line_tiles(result: Comparison) -> tuple[Tile, ...]:
+    certain, remark = result.excess.is_certain, ""
+    if certain is not None and result.top is not None:
         remark = ", certain" if certain else ", within the error"
-        if certain and not found.excess.is_top_certain:
-            remark = f", {found.excess.barrier_text} (95 %)"
-    rows = {estimate.name: estimate for estimate in found.line_estimates()}
-    ends = [f"loss at {name}" for name in found.names]
-    gap = () if found.difference is None else (tile("B minus A, paired", found.difference),)
+        if certain and not result.excess.is_top_certain:
+            remark = f", {result.excess.barrier_text} (95 %)"
+    rows = {estimate.name: estimate for estimate in result.line_estimates()}
+    ends = [f"loss at {name}" for name in result.names]
+    gap = () if result.difference is None else (tile("B minus A, paired", result.difference),)
     return (
         *gap,
         *(tile(end, rows[end]) for end in ends),
-        _barrier_tile(found, remark),
+        _barrier_tile(result, remark),
     )
 
 
-def _barrier_tile(found: Comparison, remark: str) -> Tile:
-    if found.barrier.value == 0:
+def _barrier_tile(result: Comparison, remark: str) -> Tile:
+    if result.barrier.value == 0:
         return Tile(
             "barrier", "none seen", "no point lies above the straight line between the losses"
         )
-    return tile("barrier", found.barrier, remark)
+    return tile("barrier", result.barrier, remark)
 
 
-def _maps_section(found: Comparison, pictures: tuple[Figure, ...]) -> Section:
-    one, two = found.names
+def _maps_section(result: Comparison, pictures: tuple[Figure, ...]) -> Section:
+    first, second = result.names
     return Section(
         key="maps",
         title="The maps around each",
         lead=(
-            f"Both maps run along the same directions, scaled to the filters of {one}, over "
-            f"the same range and on one color scale; {one} and {two} lie at zero. A basin has "
-            "the same number on both maps where it ends at the same saddle of the lower of the "
-            "two maps at each point (Betti matching)."
+            f"Both maps run along the same directions, scaled to the filters of {first}, over "
+            f"the same range and on one color scale; {first} and {second} lie at zero. A basin "
+            "has the same number on both maps where it ends at the same saddle of the lower of "
+            "the two maps at each point (Betti matching)."
         ),
-        sentences=found.basin_sentences(),
+        sentences=result.basin_sentences(),
         figures=pictures,
-        tables=_basins(found),
-        estimates=found.basin_estimates(),
-        references=found.references[1:],
+        tables=_basins(result),
+        estimates=result.basin_estimates(),
+        references=result.references[1:],
     )
 
 
-def _basins(found: Comparison) -> tuple[Table, ...]:
-    (both, gone), (both_too, new) = found.matches()
+def _basins(result: Comparison) -> tuple[Table, ...]:
+    (both, gone), (both_too, new) = result.matches()
     rows = [
         (label, both.kind_of(k), *_cells(both, k), *_cells(both_too, k))
         for k, label in enumerate(both.labels)
@@ -159,7 +159,7 @@ def _basins(found: Comparison) -> tuple[Table, ...]:
     total = both.total + gone.total + new.total
     title = "Basins" + (f" ({len(rows)} longest-lived of {total:,})" * (len(rows) < total))
     head = ["basin", "match"]
-    for name in found.names:
+    for name in result.names:
         head += [f"{name}: at", f"{name}: loss ± standard error", f"{name}: lasts"]
     return (Table(title, tuple(head), tuple(rows)),)
 
@@ -172,14 +172,16 @@ def _cells(match: BasinMatch, k: int) -> tuple[str, str, str]:
 
 
 # What all three maps say is said once; the rest says of which map.
-def _notes(found: Comparison) -> tuple[str, ...]:
-    one, two = found.names
+def _notes(result: Comparison) -> tuple[str, ...]:
+    first, second = result.names
     parts = {
-        "The line": found.line.notes,
-        f"Around {one}": found.first.notes,
-        f"Around {two}": found.second.notes,
+        "The line": result.line.notes,
+        f"Around {first}": result.first.notes,
+        f"Around {second}": result.second.notes,
     }
-    common = [note for note in found.line.notes if all(note in part for part in parts.values())]
+    common = [
+        note for note in result.line.notes if all(note in part for part in parts.values())
+    ]
     own = [
         f"{place}: {cut_off(note, 400)}"
         for place, notes in parts.items()

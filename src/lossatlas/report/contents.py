@@ -41,10 +41,10 @@ def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, .
     return (Table(title, ("number", "value", "error", "meaning"), rows),) if rows else ()
 
 
-def _row(found: Estimate) -> tuple[str, str, str, str]:
-    error = found.texts[1]
-    why = cut_off(found.reason, 200)
-    return cut_off(found.name), found.shown, error or why, cut_off(found.meaning, 200)
+def _row(estimate: Estimate) -> tuple[str, str, str, str]:
+    error = estimate.texts[1]
+    why = cut_off(estimate.reason, 200)
+    return cut_off(estimate.name), estimate.shown, error or why, cut_off(estimate.meaning, 200)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ Image = NDArray[np.uint8]
 
 
 def write_film(
-    found: Survey | Sequence[Survey],
+    surveys: Survey | Sequence[Survey],
     path: str | Path,
     *,
     seconds: float = 6.0,
@@ -37,7 +37,7 @@ def write_film(
     step is shown and changes half-way. All have one scale.
 
     Args:
-        found: surveys of planes, in the order of training.
+        surveys: surveys of planes, in the order of training.
         path: where; `.gif`, or `.mp4` where ffmpeg or imageio-ffmpeg is installed. A file that
             is there is replaced.
         seconds: how long it is.
@@ -68,11 +68,11 @@ def write_film(
     check_one_of("path", target.suffix.lower(), _KINDS)
     for name, value in (("seconds", seconds), ("rate", rate), ("width", width)):
         check_positive(name, value)
-    given = [found] if isinstance(found, Survey) else list(found)
+    given = [surveys] if isinstance(surveys, Survey) else list(surveys)
     surveys = [survey for survey in given if has_surface(survey)]
     if not surveys:
         raise ArgumentError(
-            "`found` must hold a survey of a plane; lines and boxes have no film."
+            "`surveys` must hold a survey of a plane; lines and boxes have no film."
         )
     count = max(2, round(seconds * rate))
     images = _images(surveys, count, int(width))

@@ -219,7 +219,7 @@ def basin_tracks(surveys: Sequence[Survey]) -> list[dict[int, int]]:
     Returns:
         For each survey, minimum -> number.
     """
-    found: list[dict[int, int]] = []
+    numbered: list[dict[int, int]] = []
     fresh = 0
     for k, survey in enumerate(surveys):
         tracks: dict[int, int] = {}
@@ -229,13 +229,13 @@ def basin_tracks(surveys: Sequence[Survey]) -> list[dict[int, int]]:
             pairs = match_basins(
                 before.landscape, survey.landscape, connectivity=connectivity
             ).pairs
-            tracks = {int(j): found[-1][int(i)] for i, j in pairs if int(i) in found[-1]}
+            tracks = {int(j): numbered[-1][int(i)] for i, j in pairs if int(i) in numbered[-1]}
         for minimum in range(len(survey.tree)):
             if minimum not in tracks:
                 tracks[minimum] = fresh
                 fresh += 1
-        found.append(tracks)
-    return found
+        numbered.append(tracks)
+    return numbered
 
 
 def same_grid(first: Landscape, second: Landscape) -> bool:
@@ -248,7 +248,7 @@ def same_grid(first: Landscape, second: Landscape) -> bool:
 def number_rows(survey: Survey) -> dict[str, tuple[Estimate, list[float]]]:
     """Estimates of a survey by name: at the weights, then of instruments, then of the map."""
     estimates = survey.estimates()
-    measured = {e.name for found in survey.findings.values() for e in found.estimates()}
+    measured = {e.name for result in survey.findings.values() for e in result.estimates()}
     chief = 1 + len(survey.metrics)
     order = sorted(estimates[chief:], key=lambda e: e.name not in measured)
     return {

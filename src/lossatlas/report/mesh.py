@@ -23,7 +23,7 @@ _JSON, _BINARY = 0x4E4F534A, 0x004E4942
 _FLOAT, _INDEX = 5126, 5125
 
 
-def write_mesh(found: Landscape | Survey, path: str | Path) -> Path:
+def write_mesh(source: Landscape | Survey, path: str | Path) -> Path:
     """Write the surface of a map of a plane as GLB or VTK.
 
     A GLB (binary glTF 2.0) holds triangles in a box of about 2 x 2 x 0.62 with a color at each
@@ -32,7 +32,7 @@ def write_mesh(found: Landscape | Survey, path: str | Path) -> Path:
     point. Points whose loss is not finite are left out of a GLB and are NaN in a VTK file.
 
     Args:
-        found: a map of a plane, or a survey of one.
+        source: a map of a plane, or a survey of one.
         path: where; the ending says which, `.glb` or `.vtk`. A file that is there is replaced.
 
     Returns:
@@ -63,10 +63,10 @@ def write_mesh(found: Landscape | Survey, path: str | Path) -> Path:
     """
     target = check_path("path", path)
     check_one_of("path", target.suffix.lower(), _KINDS)
-    land = found.landscape if isinstance(found, Survey) else found
+    land = source.landscape if isinstance(source, Survey) else source
     if land.values.ndim != 2 or not land.finite.any():
         raise ArgumentError(
-            "`found` must be a map of a plane with a finite loss; got one of "
+            "`source` must be a map of a plane with a finite loss; got one of "
             f"{land.values.ndim} dimensions: lines and boxes have no surface."
         )
     data = _glb(land) if target.suffix.lower() == ".glb" else _vtk(land)

@@ -30,7 +30,7 @@ from lossatlas.weights import Choice
 
 
 def write_report(
-    found: Result,
+    result: Result,
     path: str | Path,
     *,
     sections: Sequence[Builder] = SECTIONS,
@@ -44,7 +44,7 @@ def write_report(
     security policy forbids the rest.
 
     Args:
-        found: what was found.
+        result: what the page shows.
         path: where, by convention `*.html`; missing folders are made, a file that is there is
             replaced.
         sections: what to show of a survey, in this order; each makes a section of it or None.
@@ -60,14 +60,14 @@ def write_report(
             has neither an error nor a reason.
         FileError: the place cannot be written; nothing is left behind.
     """
-    page = render(found, sections=sections, title=title, provenance=provenance, tables=tables)
+    page = render(result, sections=sections, title=title, provenance=provenance, tables=tables)
     with writing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def render(
-    found: Result,
+    result: Result,
     *,
     sections: Sequence[Builder] = SECTIONS,
     title: str | None = None,
@@ -77,7 +77,7 @@ def render(
     """The page of a survey, a comparison, trainings or another result as text.
 
     Args:
-        found: what was found.
+        result: what the page shows.
         sections: what to show of a survey, in this order.
         title: as for `write_report`.
         provenance: as for `write_report`.
@@ -91,12 +91,12 @@ def render(
             has neither an error nor a reason.
     """
     return _typeset(
-        page_of(found, sections=sections, title=title, provenance=provenance, tables=tables)
+        page_of(result, sections=sections, title=title, provenance=provenance, tables=tables)
     )
 
 
 def page_of(
-    found: Result,
+    result: Result,
     *,
     sections: Sequence[Builder] = SECTIONS,
     title: str | None = None,
@@ -104,20 +104,20 @@ def page_of(
     tables: Sequence[Table] = (),
 ) -> Page:
     """What the page of a result says and shows; see `render`."""
-    if isinstance(found, Comparison):
-        return comparison_page(found)
-    if isinstance(found, Runs):
-        return runs_page(found)
-    if isinstance(found, Choice):
-        return choice_page(found, title, provenance)
-    if isinstance(found, Survey):
-        return _survey_page(found, sections)
-    if not isinstance(found, Result):
+    if isinstance(result, Comparison):
+        return comparison_page(result)
+    if isinstance(result, Runs):
+        return runs_page(result)
+    if isinstance(result, Choice):
+        return choice_page(result, title, provenance)
+    if isinstance(result, Survey):
+        return _survey_page(result, sections)
+    if not isinstance(result, Result):
         raise ArgumentError(
-            "`found` must be a result, such as what survey(), compare() or merge() returns; "
-            f"got {type(found).__name__}."
+            "`result` must be a result, such as what survey(), compare() or merge() returns; "
+            f"got {type(result).__name__}."
         )
-    return result_page(found, title, provenance, tables)
+    return result_page(result, title, provenance, tables)
 
 
 def _survey_page(survey: Survey, sections: Sequence[Builder]) -> Page:
@@ -175,8 +175,8 @@ def _check_keys(sections: Sequence[Section]) -> None:
 
 
 def _references(sections: Sequence[Section]) -> list[Any]:
-    found = {ref.link: ref for section in sections for ref in section.references}
-    return list(found.values())
+    by_link = {ref.link: ref for section in sections for ref in section.references}
+    return list(by_link.values())
 
 
 def _provenance(record: Provenance) -> list[tuple[str, str]]:
@@ -206,20 +206,20 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
     return rows
 
 
-def _number(found: Estimate) -> dict[str, str]:
-    if not math.isfinite(found.error) and not found.why_no_error:
+def _number(estimate: Estimate) -> dict[str, str]:
+    if not math.isfinite(estimate.error) and not estimate.why_no_error:
         raise ArgumentError(
-            f"`stderr` of '{found.name}' must be a finite number; got {found.stderr!r}; "
+            f"`stderr` of '{estimate.name}' must be a finite number; got {estimate.stderr!r}; "
             "give the reason as `why_no_error` where there is no error."
         )
-    value, error = found.texts
+    value, error = estimate.texts
     return {
-        "name": cut_off(found.name),
+        "name": cut_off(estimate.name),
         # That a loss is in units of the loss needs no word.
-        "value": value if found.unit == "loss" else found.shown,
+        "value": value if estimate.unit == "loss" else estimate.shown,
         "error": error,
-        "why": cut_off(found.reason, 200),
-        "meaning": cut_off(found.meaning, 200),
+        "why": cut_off(estimate.reason, 200),
+        "meaning": cut_off(estimate.meaning, 200),
     }
 
 

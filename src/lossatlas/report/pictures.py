@@ -9,12 +9,16 @@ from lossatlas.result import Result
 
 
 def save_figures(
-    found: Result, folder: str | Path, formats: Sequence[str] = ("pdf",), *, width: float = 3.25
+    result: Result,
+    folder: str | Path,
+    formats: Sequence[str] = ("pdf",),
+    *,
+    width: float = 3.25,
 ) -> list[Path]:
     """Write every figure of a result, for a paper.
 
     Args:
-        found: what has figures.
+        result: what has figures.
         folder: where; made if missing. Files of the same names are replaced.
         formats: of the files: "pdf", "svg" or "png".
         width: of each figure, in inches.
@@ -28,8 +32,8 @@ def save_figures(
     from matplotlib import pyplot as plt
 
     home, written = make_folder(folder), []
-    for figure in found.figures():
-        ax = found.plot(figure.name, style="paper", width=width)
+    for figure in result.figures():
+        ax = result.plot(figure.name, style="paper", width=width)
         name = re.sub(r"[^a-z0-9]+", "-", figure.name.lower()).strip("-") or "figure"
         for kind in formats:
             path = home / f"{name}.{kind}"

@@ -38,22 +38,24 @@ def alerts(survey: Survey) -> tuple[str, ...]:
         That the weights are untrained, or no better than guessing; none where they are neither
         or it is not known.
     """
-    said = []
+    sentences = []
     settings = survey.provenance.settings
     if settings.get("untrained"):
-        said.append("These weights are untrained: what follows describes an initialization.")
+        sentences.append(
+            "These weights are untrained: what follows describes an initialization."
+        )
     guess = settings.get("chance")
     accuracy = survey.metrics.get("accuracy")
     if isinstance(guess, Mapping) and accuracy is not None:
         share, classes = float(guess["share"]), int(guess["classes"])
         allowed = float(t_quantile(0.95, max(accuracy.samples, 2))) * accuracy.stderr
         if accuracy.value <= share + allowed:
-            found = with_error(accuracy.value, accuracy.stderr)
-            said.append(
-                f"These weights are at chance: accuracy {found}, where always naming the "
+            shown = with_error(accuracy.value, accuracy.stderr)
+            sentences.append(
+                f"These weights are at chance: accuracy {shown}, where always naming the "
                 f"largest of {classes} classes gives {percent(share)}."
             )
-    return (*said, *_guessing(survey))
+    return (*sentences, *_guessing(survey))
 
 
 # Random weights cost a little more or less than equal probabilities, by more than the error.
@@ -85,17 +87,17 @@ def questions(survey: Survey) -> tuple[Card, ...]:
     Returns:
         Basins, arrival, what chief instruments found, trust.
     """
-    findings = [found for found in survey.findings.values() if found.results]
+    results = [result for result in survey.findings.values() if result.results]
     # The chief instruments speak at the head of a page, the others where there is room.
-    found = sorted(findings, key=lambda each: not each.about.headline)
-    asked = [_card(each) for each in found[: _MAX_QUESTIONS - 3]]
-    return basins_question(survey), arrival_question(survey), *asked, trust_question(survey)
+    ordered = sorted(results, key=lambda result: not result.about.headline)
+    cards = [_card(result) for result in ordered[: _MAX_QUESTIONS - 3]]
+    return basins_question(survey), arrival_question(survey), *cards, trust_question(survey)
 
 
-def _card(found: InstrumentResult) -> Card:
-    value, mark = answer_of(found)
-    question = found.about.question or found.about.title
-    return Card(question, value, mark=mark, sentences=found.sentences())
+def _card(result: InstrumentResult) -> Card:
+    value, mark = answer_of(result)
+    question = result.about.question or result.about.title
+    return Card(question, value, mark=mark, sentences=result.sentences())
 
 
 def reading(survey: Survey) -> list[str]:
@@ -108,12 +110,12 @@ def reading(survey: Survey) -> list[str]:
         Sentences, the most important first.
     """
     land = survey.landscape
-    chief_ones = [found for found in survey.findings.values() if found.about.headline]
+    chief_ones = [result for result in survey.findings.values() if result.about.headline]
     return [
         *read_topology(survey),
         *read_center(survey),
         *land.loss_sentences(),
-        *(sentence for found in chief_ones for sentence in found.sentences()),
+        *(sentence for result in chief_ones for sentence in result.sentences()),
         *survey.unavailable,
         *land.sampling_sentences(),
     ]

@@ -36,18 +36,18 @@ _KINDS = {
 
 
 def result_page(
-    found: Result,
+    result: Result,
     title: str | None,
     provenance: Provenance | None,
     tables: Sequence[Table] = (),
 ) -> Page:
     """What the page of one result says and shows."""
-    kind = found.__kind__
-    said = found.sentences()
-    verdict = found.headline() or (said[0] if said else "")
-    pictures = tuple(figure for figure in found.figures() if not figure.is_minor)
+    kind = result.__kind__
+    said = result.sentences()
+    verdict = result.headline() or (said[0] if said else "")
+    pictures = tuple(figure for figure in result.figures() if not figure.is_minor)
     section = result_section(
-        found, tuple(s for s in said if s != verdict), pictures[_MAX_HERO:]
+        result, tuple(s for s in said if s != verdict), pictures[_MAX_HERO:]
     )
     return Page(
         kind=kind_in_words(kind),
@@ -55,8 +55,8 @@ def result_page(
         headline=verdict,
         hero=pictures[:_MAX_HERO],
         sections=(replace(section, tables=(*tables, *section.tables)),),
-        notes=tuple(getattr(found, "notes", ())),
-        provenance=provenance or getattr(found, "provenance", None) or Provenance(),
+        notes=tuple(getattr(result, "notes", ())),
+        provenance=provenance or getattr(result, "provenance", None) or Provenance(),
     )
 
 
@@ -66,10 +66,10 @@ def kind_in_words(kind: str) -> str:
 
 
 def result_section(
-    found: Result, sentences: tuple[str, ...], figures: tuple[Figure, ...]
+    result: Result, sentences: tuple[str, ...], figures: tuple[Figure, ...]
 ) -> Section:
     """A result as one section of a page, open below its head."""
-    kind, estimates = found.__kind__, found.estimates()
+    kind, estimates = result.__kind__, result.estimates()
     chief = [each for each in estimates if not each.is_minor]
     return Section(
         key=kind.replace(" ", "-"),
@@ -77,8 +77,8 @@ def result_section(
         sentences=sentences,
         tiles=tuple(tile(each.name, each) for each in chief[:_MAX_TILES]),
         figures=figures,
-        tables=(*found.tables(), *estimates_table("Numbers", estimates)),
+        tables=(*result.tables(), *estimates_table("Numbers", estimates)),
         estimates=estimates,
-        references=found.cited(),
+        references=result.cited(),
         first=True,
     )

@@ -13,47 +13,47 @@ from lossatlas.text import MINUS, count, cut_off, number, percent, with_error
 _MIN_SEEDS = 3
 
 
-def runs_page(found: Runs) -> Page:
+def runs_page(result: Runs) -> Page:
     """What the page of runs says and shows."""
-    pictures = found.figures()
+    pictures = result.figures()
     figures = {figure.name: figure for figure in pictures}
     decisions = [f for name, f in figures.items() if name.startswith("decisions")]
     # Differences first: a mean alone names no winner.
     chief = [figures[n] for n in ("differences", "scores", "loss", "rate") if n in figures]
     rest = tuple(f for f in pictures if f not in chief and f not in decisions)
     sections = [
-        _scores(found),
+        _scores(result),
         *([Section("course", "How it went", figures=rest)] if rest else []),
-        *([_decisions(found, decisions)] if decisions else []),
-        _cost(found),
+        *([_decisions(result, decisions)] if decisions else []),
+        _cost(result),
     ]
-    title = str(found.provenance.settings.get("title", "Recipes compared"))
+    title = str(result.provenance.settings.get("title", "Recipes compared"))
     return Page(
-        kind="Comparison of trainings" if len(found.recipes) > 1 else "A training",
+        kind="Comparison of trainings" if len(result.recipes) > 1 else "A training",
         title=title,
-        headline=found.headline(),
-        questions=_questions(found),
+        headline=result.headline(),
+        questions=_questions(result),
         hero=tuple(chief),
         sections=tuple(sections),
-        notes=found.notes,
-        provenance=found.provenance,
+        notes=result.notes,
+        provenance=result.provenance,
     )
 
 
-def _questions(found: Runs) -> tuple[Card, ...]:
+def _questions(result: Runs) -> tuple[Card, ...]:
     # Each recipe against the first, seed by seed; no winner where none is told apart.
-    first = cut_off(found.names[0], 24)
-    rows = [row for row in found.summaries() if row.difference is not None]
+    first = cut_off(result.names[0], 24)
+    rows = [row for row in result.summaries() if row.difference is not None]
     asked = [
         Card(
             f"{cut_off(row.recipe, 32)} against {first}?",
             row.verdict,
             mark="sure" if _is_told_apart(row) else "",
-            sentences=(_difference(row, found.measure),),
+            sentences=(_difference(row, result.measure),),
         )
         for row in rows
     ]
-    return (*asked, Card("What else do the runs say?", "", sentences=found.sentences()))
+    return (*asked, Card("What else do the runs say?", "", sentences=result.sentences()))
 
 
 def _is_told_apart(row: RecipeSummary) -> bool:
@@ -73,55 +73,56 @@ def _difference(row: RecipeSummary, measure: str) -> str:
     return f"Difference of the test {measure}: {row.signed(gap.value)}{points}{tail}."
 
 
-def _scores(found: Runs) -> Section:
-    each = " each" if len(found.recipes) > 1 else ""
+def _scores(result: Runs) -> Section:
+    each = " each" if len(result.recipes) > 1 else ""
     return Section(
         key="scores",
         title="Scores",
         lead=(
-            f"{count(len(found.recipes), 'recipe')}, {count(len(found.seeds), 'seed')}{each}, "
-            f"{found.steps:,} updates. The same seed gives the same first weights and the same "
-            "order of the data, so differences are taken seed by seed."
+            f"{count(len(result.recipes), 'recipe')}, "
+            f"{count(len(result.seeds), 'seed')}{each}, {result.steps:,} updates. "
+            "The same seed gives the same first weights and the same order of "
+            "the data, so differences are taken seed by seed."
         ),
-        tiles=_tiles(found),
-        sentences=_few_seeds(found),
-        tables=(_table(found),),
-        estimates=found.estimates(),
-        references=found.references,
+        tiles=_tiles(result),
+        sentences=_few_seeds(result),
+        tables=(_table(result),),
+        estimates=result.estimates(),
+        references=result.references,
         first=True,
     )
 
 
 # Said beside the table, where its wide or empty intervals are seen.
-def _few_seeds(found: Runs) -> tuple[str, ...]:
-    return tuple(note for note in found.notes if " seed" in note.lower())
+def _few_seeds(result: Runs) -> tuple[str, ...]:
+    return tuple(note for note in result.notes if " seed" in note.lower())
 
 
-def _tiles(found: Runs) -> tuple[Tile, ...]:
-    rows = found.summaries()
+def _tiles(result: Runs) -> tuple[Tile, ...]:
+    rows = result.summaries()
     return (
         *(
-            Tile(cut_off(row.recipe, 24), row.score_text, f"test {found.measure}")
+            Tile(cut_off(row.recipe, 24), row.score_text, f"test {result.measure}")
             for row in rows[:4]
         ),
-        Tile("seeds", str(len(found.seeds)), f"{found.steps:,} updates each"),
+        Tile("seeds", str(len(result.seeds)), f"{result.steps:,} updates each"),
     )
 
 
-def _table(found: Runs) -> Table:
+def _table(result: Runs) -> Table:
     head = (
-        "recipe", "rate", f"test {found.measure}", "test loss", "difference", "95 % interval",
+        "recipe", "rate", f"test {result.measure}", "test loss", "difference", "95 % interval",
         "effect", "verdict", "difference over all rates",
     )  # fmt: skip
     # One recipe has no differences, one rate has none over all rates, one seed no intervals,
     # and the effect of two says next to nothing.
     left_out: set[str] = set()
-    left_out |= set(head[4:]) if len(found.recipes) == 1 else set()
-    left_out |= set(head[8:]) if len(found.rates) == 1 else set()
-    left_out |= {"95 % interval", "verdict"} if len(found.seeds) == 1 else set()
-    left_out |= {"effect"} if len(found.seeds) < _MIN_SEEDS else set()
+    left_out |= set(head[4:]) if len(result.recipes) == 1 else set()
+    left_out |= set(head[8:]) if len(result.rates) == 1 else set()
+    left_out |= {"95 % interval", "verdict"} if len(result.seeds) == 1 else set()
+    left_out |= {"effect"} if len(result.seeds) < _MIN_SEEDS else set()
     keep = [k for k, name in enumerate(head) if name not in left_out]
-    rows = tuple(tuple(_cells(row)[k] for k in keep) for row in found.summaries())
+    rows = tuple(tuple(_cells(row)[k] for k in keep) for row in result.summaries())
     return Table("Recipes", tuple(head[k] for k in keep), rows)
 
 
@@ -145,12 +146,12 @@ def _signed(row: RecipeSummary, gap: Estimate) -> str:
     return f"{row.signed(gap.value).replace('-', MINUS)} {verdict(gap)}"
 
 
-def _decisions(found: Runs, figures: Iterable[Figure]) -> Section:
+def _decisions(result: Runs, figures: Iterable[Figure]) -> Section:
     rows = [
         (row.recipe, reason, f"{times:,}")
-        for row in found.summaries()
+        for row in result.summaries()
         if row.decisions
-        for reason, times in Counter(r.reason for r in found.log(row.recipe)).most_common(12)
+        for reason, times in Counter(r.reason for r in result.log(row.recipe)).most_common(12)
     ]
     return Section(
         key="decisions",
@@ -161,8 +162,8 @@ def _decisions(found: Runs, figures: Iterable[Figure]) -> Section:
     )
 
 
-def _cost(found: Runs) -> Section:
-    first = cut_off(found.names[0], 30)
+def _cost(result: Runs) -> Section:
+    first = cut_off(result.names[0], 30)
     head = (
         "recipe",
         f"CPU time over {first}",
@@ -171,7 +172,7 @@ def _cost(found: Runs) -> Section:
         "decisions",
     )
     rows = []
-    for row in found.summaries():
+    for row in result.summaries():
         ratio, lower, upper = (number(value, 3) for value in row.overhead)
         known = math.isfinite(row.overhead[1])
         share = "inside the step" if math.isnan(row.steering) else percent(row.steering)

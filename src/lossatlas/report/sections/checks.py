@@ -27,5 +27,5 @@ def checks_section(survey: Survey) -> Section | None:
 
 def _row(text: str) -> tuple[str, str, str]:
     result, _, sentence = text.partition("; ")
-    name, found, verdict = result.partition(": ")
-    return (name, verdict, sentence) if found else ("", text, "")
+    name, colon, verdict = result.partition(": ")
+    return (name, verdict, sentence) if colon else ("", text, "")

@@ -30,44 +30,44 @@ def group_section(survey: Survey, group: Group) -> Section | None:
     Returns:
         The section; None where nothing of it was measured.
     """
-    found = [
-        each
-        for each in survey.findings.values()
-        if each.about.group == group.name and each.results
+    results = [
+        result
+        for result in survey.findings.values()
+        if result.about.group == group.name and result.results
     ]
-    if not found:
+    if not results:
         return None
     return Section(
         key=group.name,
         title=group.title,
         lead=group.lead,
-        cards=tuple(map(instrument_card, found)),
-        estimates=tuple(estimate for each in found for estimate in each.estimates()),
-        references=tuple(r for each in found for r in each.about.references),
+        cards=tuple(map(instrument_card, results)),
+        estimates=tuple(estimate for result in results for estimate in result.estimates()),
+        references=tuple(r for result in results for r in result.about.references),
     )
 
 
-def instrument_card(found: InstrumentResult) -> Card:
+def instrument_card(result: InstrumentResult) -> Card:
     """What one instrument found, under the question that it answers."""
-    estimates = found.estimates()
-    value, mark = answer_of(found)
+    estimates = result.estimates()
+    value, mark = answer_of(result)
     # Words say what they are about; a number needs its name beside it.
-    is_number = not found.answer()[0]
+    is_number = not result.answer()[0]
     return Card(
-        question=found.about.question or found.about.title,
+        question=result.about.question or result.about.title,
         value=value,
-        detail=(found.about.headline or chief(estimates)[1]) if is_number else "",
+        detail=(result.about.headline or chief(estimates)[1]) if is_number else "",
         mark=mark,
-        sentences=found.sentences(),
-        figures=tuple(figure for figure in found.figures() if not figure.is_minor),
-        tables=(*_table(found.about.title, estimates), *found.tables()),
+        sentences=result.sentences(),
+        figures=tuple(figure for figure in result.figures() if not figure.is_minor),
+        tables=(*_table(result.about.title, estimates), *result.tables()),
     )
 
 
-def answer_of(found: InstrumentResult) -> tuple[str, str]:
+def answer_of(result: InstrumentResult) -> tuple[str, str]:
     """The question of an instrument answered in words, else by its first number; the mark."""
-    estimates = found.estimates()
-    words, mark = found.answer()
+    estimates = result.estimates()
+    words, mark = result.answer()
     return (words, mark) if words else (chief(estimates)[0], mark_of(estimates))
 
 

@@ -93,7 +93,7 @@ def _off_map(survey: Survey, value: str, mark: str) -> tuple[str, str, str]:
 
 
 def _spectrum(survey: Survey) -> Spectrum | None:
-    parts = (part for found in survey.findings.values() for part in found.results.values())
+    parts = (part for result in survey.findings.values() for part in result.results.values())
     return next((p for p in parts if isinstance(p, Spectrum) and len(p.bottom)), None)
 
 
@@ -143,11 +143,11 @@ def _paired_lowest_answer(gap: Estimate) -> tuple[str, str, str]:
 def trust_question(survey: Survey) -> Card:
     """How large the errors of the map are, and what they come from."""
     land = survey.landscape
-    known = land.stderr[np.isfinite(land.stderr)]
+    errors = land.stderr[np.isfinite(land.stderr)]
     size = f"{land.count:,} {land.unit}" if land.count else land.unit
     value = (
-        f"± {number(float(np.median(known)), 2)} from {size}"
-        if known.size
+        f"± {number(float(np.median(errors)), 2)} from {size}"
+        if errors.size
         else "no error known"
     )
     return Card("How far can I trust the map?", value, sentences=land.sampling_sentences())
@@ -170,9 +170,9 @@ def _principal(survey: Survey) -> str:
 
 
 def _tiles(survey: Survey) -> tuple[Tile, ...]:
-    found = {"loss": survey.loss, **survey.metrics}
+    estimates = {"loss": survey.loss, **survey.metrics}
     tiles = []
-    for name, shown in list(found.items())[:3]:
+    for name, shown in list(estimates.items())[:3]:
         value, error = shown.texts
         label = f"{cut_off(name, 24)} at the weights"
         tiles.append(Tile(label, value, error or "no error known"))
@@ -182,14 +182,14 @@ def _tiles(survey: Survey) -> tuple[Tile, ...]:
 def _at_weights(survey: Survey) -> tuple[Estimate, ...]:
     loss = _named(survey.loss, "loss", "mean over the data, at zero on the map")
     further = "a further metric, same data"
-    metrics = [_named(found, name, further) for name, found in survey.metrics.items()]
+    metrics = [_named(estimate, name, further) for name, estimate in survey.metrics.items()]
     return loss, *metrics, *(() if survey.lowest is None else (survey.lowest,))
 
 
-def _named(found: Estimate, name: str, meaning: str) -> Estimate:
-    why = found.why_no_error or (None if math.isfinite(found.stderr) else "not estimated")
+def _named(estimate: Estimate, name: str, meaning: str) -> Estimate:
+    why = estimate.why_no_error or (None if math.isfinite(estimate.stderr) else "not estimated")
     title = cut_off(f"{name} at the weights")
-    return replace(found, name=title, meaning=meaning, why_no_error=why)
+    return replace(estimate, name=title, meaning=meaning, why_no_error=why)
 
 
 def sampling_section(survey: Survey) -> Section:

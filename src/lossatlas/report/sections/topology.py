@@ -22,8 +22,8 @@ def topology_section(survey: Survey) -> Section:
     """
     tree, diagram = survey.tree, survey.diagram
     persistence, barcode, betti = diagram.figures(scale_of(survey.landscape.values))
-    known = {estimate.name for estimate in tree.estimates()}
-    bars = [estimate for estimate in diagram.estimates() if estimate.name not in known]
+    names = {estimate.name for estimate in tree.estimates()}
+    bars = [estimate for estimate in diagram.estimates() if estimate.name not in names]
     return Section(
         key="topology",
         title="Basins, saddles and loops",

@@ -16,9 +16,13 @@ def unavailable_section(survey: Survey) -> Section | None:
         The section; None where all could.
     """
     rows = tuple(
-        (found.about.title, _parts(reason, found.missing, found.results), cut_off(reason, 300))
-        for found in survey.findings.values()
-        for reason in dict.fromkeys(found.missing.values())
+        (
+            result.about.title,
+            _parts(reason, result.missing, result.results),
+            cut_off(reason, 300),
+        )
+        for result in survey.findings.values()
+        for reason in dict.fromkeys(result.missing.values())
     )
     if not rows:
         return None
