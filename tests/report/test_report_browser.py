@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from lossatlas.report import render
-from lossatlas.result import Estimate, Result, result, rows_figure
+from lossatlas.result import Estimate
 from plots.sample_landscapes import sample_map
-from report.sample_surveys import himmelblau, hostile, survey_of
+from report.sample_surveys import LongNames, himmelblau, hostile, survey_of
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -255,16 +255,6 @@ def test_bars_count_as_the_headline_and_no_corner_leaves_the_picture(size, tmp_p
     assert found["counts"] == "1 certain inside the map; 1 on its edge (hollow), not counted."
     assert found["hollow"] == [False, True]
     assert found["lasts"][0] == "never ends"
-
-
-@result("sample of long names")
-class LongNames(Result):
-    """Rows whose names are long and hostile."""
-
-    numbers: tuple[Estimate, ...]
-
-    def figures(self):
-        return (rows_figure("Rows", self.numbers, "loss"),)
 
 
 ROWS = """
