@@ -45,6 +45,10 @@ class DataError(AtlasError, ValueError):
     """A data set is empty, damaged or of the wrong form."""
 
 
+class DataWarning(UserWarning):
+    """Data say something of themselves that is not so."""
+
+
 class FileError(AtlasError, OSError):
     """A file is missing, damaged, foreign, or cannot be written."""
 

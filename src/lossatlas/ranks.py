@@ -2,14 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lossatlas.errors import ArgumentError, AtlasError, RankError, RankMemoryError
+from lossatlas.errors import ArgumentError, RankError
 from lossatlas.memory import is_out_of_memory
-from lossatlas.shards import is_gone, is_sharded
+from lossatlas.monitored import (
+    GONE,
+    MonitoredGroup,
+    all_reduce,
+    failure_of,
+    first_sentence,
+)
+from lossatlas.passes import monitored
+from lossatlas.shards import is_sharded
 from lossatlas.tracebacks import reason_of
 
 T = TypeVar("T")
@@ -17,10 +26,6 @@ T = TypeVar("T")
 _BLOCK = 1 << 22
 # Tensors of a point of which a number is compared between processes, and how closely.
 _SAMPLED, _NEAR = 64, 1e-3
-_GONE = (
-    "a process of the group is gone or did not answer within the time limit of the group "
-    "({}); look at the output of the other processes, and start all of them anew."
-)
 
 
 class Ranks:
@@ -48,9 +53,10 @@ class Ranks:
                 f"torch.distributed.group.WORLD; got {group!r}."
             )
         self.group = group
-        # Whether what `share` runs sends something itself: a process that fails in it must not
-        # send anything else, which the others would take for what they wait for.
-        self.passes_send = False
+        # The groups in which what `share` runs sends something itself, and whether it does: a
+        # process that fails in it must not send anything else, which the others would take for
+        # what they wait for.
+        self.passes_send, self.monitored_groups = False, list[Any]()
         try:
             self.rank, self.size = spread.get_rank(group), spread.get_world_size(group)
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
@@ -85,7 +91,8 @@ class Ranks:
         mine: T | None = None
         error: Exception | None = None
         try:
-            mine = call()
+            with monitored(self.monitored_groups):
+                mine = call()
         except Exception as failure:
             # Whatever went wrong here, the others are waiting to be told.
             error = failure
@@ -107,11 +114,7 @@ class Ranks:
     def _check(self, found: list[tuple[Any, tuple[str, bool] | None, list[float]]]) -> None:
         for rank, (_, reason, numbers) in enumerate(found):
             if reason is not None:
-                told, of_memory = reason
-                raise (RankMemoryError if of_memory else RankError)(
-                    f"rank {rank} of {self.size} failed ({told}), so no rank has the number; "
-                    "mend it there and start all processes anew."
-                )
+                raise failure_of(rank, self.size, *reason)
             if not _alike(found[0][2], numbers):
                 raise RankError(
                     f"rank 0 and rank {rank} measure at different points or along different "
@@ -129,16 +132,18 @@ class Ranks:
         found: T | None = self.share(lambda: call() if self.rank == 0 else None)[0]
         return found  # type: ignore[return-value]
 
-    def add(self, value: Tensor) -> None:
-        """Sum a tensor over all processes, in place; in float64 where the device has it."""
-        flat = value.view(-1) if value.is_contiguous() else value.reshape(-1)
-        wide = torch.float32 if value.device.type == "mps" else torch.float64
-        for start in range(0, flat.numel(), _BLOCK):
-            part = flat[start : start + _BLOCK].to(wide)
-            self._call(torch.distributed.all_reduce, part, group=self.group)
-            flat[start : start + _BLOCK] = part.to(value.dtype)
-        if flat.data_ptr() != value.data_ptr():
-            value.copy_(flat.view(value.shape))
+    def add(self, *values: Tensor) -> None:
+        """Sum tensors over all processes, in place; in float64 where the device has it."""
+        flat, blocks = self.together(partial(_prepared, values))
+        for value, numbers in zip(values, flat, strict=True):
+            block = blocks[value.device]
+            for start in range(0, numbers.numel(), _BLOCK):
+                here = numbers[start : start + _BLOCK]
+                part = block[: len(here)].copy_(here)
+                self._call(all_reduce, part, self.group)
+                here.copy_(part)
+            if numbers.data_ptr() != value.data_ptr():
+                value.copy_(numbers.view(value.shape))
 
     def check_same(self, what: str, value: object, remedy: str) -> None:
         """Require that all processes hold the same."""
@@ -153,11 +158,16 @@ class Ranks:
     def _call(self, function: Callable[..., object], *args: Any, **options: Any) -> None:
         if not self._is_alive:
             # Collectives of a group that was destroyed may still work, on some processes.
-            raise RankError(_GONE.format("it was destroyed"))
+            raise RankError(GONE.format("it was destroyed"))
+        watched = MonitoredGroup.of(self.group)
+        if watched is not None:
+            watched.check()
         try:
             function(*args, **options)
         except (RuntimeError, ValueError) as error:
-            raise RankError(_GONE.format(_reason(error))) from error
+            if isinstance(error, RankError) or is_out_of_memory(error):
+                raise
+            raise RankError(GONE.format(first_sentence(error))) from error
 
     @property
     def _is_alive(self) -> bool:
@@ -172,6 +182,19 @@ class Ranks:
             "an objective with `group=` belongs to its processes and cannot be sent to others; "
             'use executor="serial".'
         )
+
+
+def _prepared(
+    values: tuple[Tensor, ...],
+) -> tuple[list[Tensor], dict[torch.device, Tensor]]:
+    # All memory that sums take, so that none is lacking once the first is sent.
+    flat = [v.view(-1) if v.is_contiguous() else v.reshape(-1) for v in values]
+    longest: dict[torch.device, int] = {}
+    for each in flat:
+        longest[each.device] = max(longest.get(each.device, 0), min(each.numel(), _BLOCK))
+    wide = {d: torch.float32 if d.type == "mps" else torch.float64 for d in longest}
+    blocks = {d: torch.empty(n, dtype=wide[d], device=d) for d, n in longest.items()}
+    return flat, blocks
 
 
 def _sample(params: Mapping[str, Tensor]) -> list[float]:
@@ -218,20 +241,3 @@ def own_rank() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return own_rank() == 0
-
-
-def lost_rank(error: BaseException | None) -> AtlasError | None:
-    """The named error of a collective that failed within code of others; None for another."""
-    while error is not None:
-        kind = type(error).__name__
-        if kind.startswith("Dist") and kind.endswith("Error"):
-            return RankError(_GONE.format(_reason(error)))
-        if isinstance(error, RuntimeError) and ("gloo" in str(error) or is_gone(error)):
-            return RankError(_GONE.format(_reason(error)))
-        error = error.__cause__
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    # What follows the first sentence is advice for those who call the collective themselves.
-    return reason_of(error).partition(". ")[0]

@@ -16,8 +16,13 @@ _FIRST = "module."
 
 def is_sharded(value: object) -> bool:
     """Whether a tensor is a piece of a whole."""
+    return is_sharded_type(type(value))
+
+
+def is_sharded_type(given: type) -> bool:
+    """Whether tensors of a type are pieces of a whole."""
     kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    return kind is not None and isinstance(value, kind)
+    return kind is not None and issubclass(given, kind)
 
 
 def whole(value: Any) -> Tensor:

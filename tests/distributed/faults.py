@@ -1,6 +1,9 @@
 """What goes wrong on two processes; each function runs on both, in groups of its own."""
 
 import datetime
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +12,7 @@ from torch import distributed, nn
 
 import lossatlas as la
 from distributed.pair import error, sharded, share, world
-from distributed.problems import CE, batches, network
+from distributed.problems import CE, batches, flat, network
 from lossatlas import curvature
 from lossatlas.linalg.basis import Basis
 
@@ -183,13 +186,19 @@ def maps_without_memory(rank: int, folder: Path):
             twice = told(lambda: mapped(resume=file))  # noqa: B023
         found[engine.name] = {"whole": mapped(), "once": once, "calls": scarce.calls,
                               "twice": twice, "again": mapped(resume=file)}  # fmt: skip
-    # The other one waits in a pass until the time limit.
-    regroup(rank, folder, seconds=10)
-    spread = objectives(rank)["sharded"]()
-    plane = la.random_plane(spread)
-    with Scarce((InPlaceEngine, "moments"), rank, 2):
-        found["sharded"] = error(lambda: la.map_plane(spread, plane, points=7, adaptive=False))
-    regroup(rank, folder)
+    for kind in ("sharded", "layers"):
+        spread = objectives(rank)[kind]()
+        plane = la.random_plane(spread)
+
+        def mapped():
+            land = la.map_plane(spread, plane, points=5, adaptive=False)  # noqa: B023
+            return [land.values.tolist(), list(land.notes)]
+
+        with Scarce((InPlaceEngine, "_walk"), rank, 9):
+            once = told(mapped)
+        with Scarce((InPlaceEngine, "_walk"), rank, 9, 99):
+            twice = told(mapped)
+        found[kind] = {"once": once, "twice": twice, "whole": mapped()}
     return found
 
 
@@ -222,4 +231,85 @@ def curvature_without_memory(rank: int, folder: Path):
     return found
 
 
-CHECKS = [on_one_only, maps_without_memory, curvature_without_memory, destroyed]
+def fails_in_a_pass(rank: int, folder: Path):
+    """A loss that fails once on the last process, in passes that need all of them."""
+    last, broken = distributed.get_world_size() - 1, []
+
+    def loss(model, batch):
+        if rank == last and broken:
+            broken.clear()
+            raise ValueError("a broken image")
+        return CE(model, batch)
+
+    held = batches()[rank :: last + 1]
+    made = {"sharded": lambda: la.Objective(sharded(), loss, held)}
+    if last == 1:
+        made["layers"] = lambda: la.Objective(tensor_parallel(), loss, batches())
+    found = {}
+    for kind, build in made.items():
+        objective = build()
+        plane = la.random_plane(objective)
+        calls = {
+            "value": objective.value,
+            "gradient": lambda o=objective: flat(o.gradient()),
+            "map": lambda o=objective, p=plane: la.map_plane(
+                o, p, points=3, adaptive=False
+            ).values.tolist(),
+            "trace": lambda o=objective: la.trace(o, limit=4).value,
+        }
+        for name, call in calls.items():
+            # Self-checks before the first number keep errors of passes to themselves.
+            first = call()
+            broken.append(True)
+            started = time.monotonic()
+            said = error(call)
+            seconds = time.monotonic() - started
+            broken.clear()
+            found[f"{kind} {name}"] = [said, seconds, first == call()]
+    return found
+
+
+def fails_in_a_sum(rank: int, folder: Path):
+    """Memory that runs out where sums are taken: before anything is sent, and within."""
+    found = {}
+    for name, place in {
+        "before": ("lossatlas.ranks", "_prepared"),
+        "within": ("torch.distributed", "all_reduce"),
+    }.items():
+        regroup(rank, folder)
+        objective = objectives(rank)["data"]()
+        before = flat(objective.gradient())
+        with Scarce((sys.modules[place[0]], place[1]), rank, 0):
+            started = time.monotonic()
+            said = told(objective.gradient)
+            seconds = time.monotonic() - started
+        again = told(lambda: flat(objective.gradient()))  # noqa: B023
+        found[name] = {"said": said, "seconds": seconds, "again": again, "before": before}
+    regroup(rank, folder)
+    return found
+
+
+def killed_in_a_pass(rank: int, folder: Path):
+    """The last process dies in a pass of a sharded model that the others wait in."""
+    last, dies = distributed.get_world_size() - 1, []
+
+    def loss(model, batch):
+        if rank == last and dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return CE(model, batch)
+
+    objective = la.Objective(sharded(), loss, batches()[rank :: last + 1])
+    objective.value()
+    dies.append(True)
+    started = time.monotonic()
+    return [error(objective.value), time.monotonic() - started]
+
+
+CHECKS = [
+    fails_in_a_pass,
+    fails_in_a_sum,
+    on_one_only,
+    maps_without_memory,
+    curvature_without_memory,
+    destroyed,
+]

@@ -454,7 +454,7 @@ def an_error_restores_the_shards(rank: int, folder: Path):
 
 
 def fails_in_a_sharded_pass(rank: int, folder: Path):
-    """The last: the other waits in the pass, until the time limit of the group."""
+    """In a group of the user's own, which has a time limit of its own."""
     broken = []
 
     def loss(model, batch):

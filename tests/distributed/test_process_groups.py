@@ -306,11 +306,22 @@ def test_a_group_needs_processes():
         la.Objective(network(), CE, batches(), group=object())
 
 
-def test_a_pass_that_fails_on_one_process_ends_on_all_within_the_limit(two):
+def test_a_pass_that_fails_on_one_process_ends_on_all_at_once(two):
     (told, seconds), (own, _) = (rank["fails_in_a_sharded_pass"] for rank in two)
-    assert told.startswith("RankError: a process of the group is gone or did not answer")
-    assert seconds < processes.PATIENCE
+    assert told.startswith("RankError: rank 1 of 2 failed (LossError: `loss` failed")
+    assert seconds < processes.PATIENCE / 4
     assert own.startswith("LossError: `loss` failed (ValueError: a broken image")
+
+
+def test_a_failure_on_one_of_three_processes_is_told_to_the_others(three):
+    for name, (own, _, same) in three[2]["fails_in_a_pass"].items():
+        assert own.startswith("LossError: `loss` failed (ValueError: a broken image")
+        for rank in three[:2]:
+            told, waited, same_there = rank["fails_in_a_pass"][name]
+            assert told.startswith("RankError: rank 2 of 3 failed (LossError: `loss` failed")
+            assert waited < processes.PATIENCE / 4
+            assert same
+            assert same_there
 
 
 def test_a_killed_process_is_an_error_on_the_others_and_weights_come_back(three):

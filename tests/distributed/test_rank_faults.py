@@ -68,10 +68,58 @@ def test_a_map_that_lacks_memory_twice_is_a_named_error_and_goes_on_later(two, e
     np.testing.assert_allclose(again[0], whole[0], rtol=1e-6)
 
 
-def test_a_sharded_map_without_memory_is_a_named_error_on_all(two):
-    first, second = (rank["maps_without_memory"]["sharded"] for rank in two)
-    assert first.startswith("RankError: a process of the group is gone")
-    assert second.startswith("RankError: memory ran out on a process of a sharded model")
+@pytest.mark.parametrize("kind", ["sharded", "layers"])
+def test_a_map_of_a_sharded_model_goes_on_with_fewer_points_on_all(two, kind):
+    first, second = (rank["maps_without_memory"][kind] for rank in two)
+    assert first["once"] == second["once"]
+    (values, notes), (truth, none) = first["once"], first["whole"]
+    assert values == truth
+    assert "Memory ran out once; from then on" in " ".join(notes)
+    assert not any("Memory" in note for note in none)
+    (told, words, of_memory), (own, *_) = first["twice"], second["twice"]
+    assert (told, own, of_memory) == ("RankMemoryError", "OutOfMemoryError", True)
+    assert words.startswith("rank 1 of 2 failed (OutOfMemoryError")
+
+
+@pytest.mark.parametrize("name", ["value", "gradient", "map", "trace"])
+@pytest.mark.parametrize("kind", ["sharded", "layers"])
+def test_a_failure_in_a_pass_is_told_to_those_who_wait_in_it_and_all_go_on(two, kind, name):
+    (told, waited, same), (own, _, same_there) = (
+        rank["fails_in_a_pass"][f"{kind} {name}"] for rank in two
+    )
+    assert own.startswith("LossError: `loss` failed (ValueError: a broken image")
+    assert told.startswith("RankError: rank 1 of 2 failed (LossError: `loss` failed")
+    assert waited < faults.LIMIT / 4
+    assert same
+    assert same_there
+
+
+def test_memory_that_lacks_for_a_sum_is_told_before_anything_is_sent(two):
+    first, second = (rank["fails_in_a_sum"]["before"] for rank in two)
+    assert first["said"][0] == "RankMemoryError"
+    assert second["said"][0] == "OutOfMemoryError"
+    assert first["again"] == first["before"] == second["again"]
+
+
+def test_memory_that_runs_out_within_a_sum_is_told_to_those_who_wait_in_it(two):
+    first, second = (rank["fails_in_a_sum"]["within"] for rank in two)
+    assert first["said"][0] == "RankMemoryError"
+    assert first["said"][1].startswith("rank 1 of 2 failed (OutOfMemoryError")
+    assert second["said"][0] == "OutOfMemoryError"
+    assert first["seconds"] < faults.LIMIT / 4
+    # Nothing that is sent over this group would be what the others wait for.
+    for rank in (first, second):
+        assert rank["again"][0] == "RankMemoryError"
+        assert "rank 1 of 2 failed" in rank["again"][1]
+
+
+def test_a_process_that_dies_in_a_pass_is_missed_by_those_who_wait_in_it(tmp_path):
+    first, second = processes.run([faults.killed_in_a_pass], 2, tmp_path)
+    told, waited = first["killed_in_a_pass"]
+    assert second == {}
+    assert told.startswith("RankError: a process of the group is gone")
+    assert "rank 1 no longer runs" in told
+    assert waited < processes.PATIENCE / 2
 
 
 @pytest.mark.parametrize("kind", ["product", "basis"])

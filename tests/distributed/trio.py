@@ -9,6 +9,7 @@ import torch
 from torch import distributed
 
 import lossatlas as la
+from distributed.faults import fails_in_a_pass
 from distributed.pair import sharded
 from distributed.problems import CE, batches, network, values
 from lossatlas.errors import RankError
@@ -47,4 +48,4 @@ def one_is_killed(rank: int, folder: Path):
     return [told, seconds, all(torch.equal(p, old) for p, old in pairs)]
 
 
-CHECKS = [one_share_of_three, shares_of_three, one_is_killed]
+CHECKS = [one_share_of_three, shares_of_three, fails_in_a_pass, one_is_killed]

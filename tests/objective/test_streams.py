@@ -1,5 +1,6 @@
 """Data without a length, and data that never end: named, never waited for."""
 
+import warnings
 from itertools import count, islice
 
 import pytest
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import lossatlas as la
 from lossatlas.curvature.groups import split_examples, target_classes
-from lossatlas.errors import ArgumentError, DataError, StochasticError
+from lossatlas.errors import ArgumentError, DataError, DataWarning, StochasticError
 from lossatlas.integrations.loaders import InOrder
 from lossatlas.objective import batches
 from lossatlas.rng import generator
@@ -65,6 +66,7 @@ def test_a_stream_that_never_ends_is_named_with_what_helps(data, check):
         objective(data, check=check)
 
 
+@pytest.mark.filterwarnings("ignore::lossatlas.errors.DataWarning")
 def test_a_length_that_is_passed_by_far_is_named():
     with pytest.raises(DataError, match="length of 3 and did not end after 23"):
         objective(Liar())
@@ -128,3 +130,31 @@ def test_a_length_that_is_not_known_may_be_told_in_any_way(error):
     assert objective(Unknown(3)).count == 3
     with pytest.raises(DataError, match="no length and did not end after 20"):
         objective(Unknown())
+
+
+class Longer(IterableDataset):
+    """Says that it holds 4 examples, and gives 20."""
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return iter([(torch.ones(2), torch.zeros(1))] * 20)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_loader_that_is_longer_than_it_says_is_told_once_and_left_as_it_was(asked):
+    loader = DataLoader(Longer(), batch_size=2)
+    if asked:
+        # From then on torch warns at every batch beyond, in the loops of the user.
+        assert len(loader) == 2
+    before = loader._IterableDataset_len_called
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        objective = la.Objective(nn.Linear(2, 1), la.supervised(F.mse_loss), loader)
+        objective.value()
+        objective.gradient()
+    assert [each.category for each in told] == [DataWarning]
+    assert "`batches` has a length of 2 and gave more batches" in str(told[0].message)
+    assert objective.evaluate().samples == 20
+    assert loader._IterableDataset_len_called == before

@@ -232,8 +232,7 @@ class CurvatureOperator:
             along = dict(zip(self.params, given, strict=True))
             weight = add() if ranks is None else math.fsum(ranks.share(add, at=along))
         if ranks is not None and not self._is_summed:
-            for value in totals:
-                ranks.add(value)
+            ranks.add(*totals)
         for value in totals:
             value.div_(weight)
         name = not_finite(dict(zip(self.params, totals, strict=True)))

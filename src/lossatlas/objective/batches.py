@@ -3,20 +3,27 @@
 import copy
 import dataclasses
 import operator
+import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from lossatlas.errors import ArgumentError, DataError
+from lossatlas.errors import ArgumentError, DataError, DataWarning
 from lossatlas.guard import preserved_rng
 
 Batch = Any
 # Batches beyond their length, or of those without one, after which data seem never to end.
 MOST_BEYOND = 1000
+# Where a DataLoader over a stream keeps the length that it was asked for.
+_ASKED = "_IterableDataset_len_called"
+# Of which data it was said that they are longer than they say.
+_TOLD: weakref.WeakSet[Any] = weakref.WeakSet()
 _SOME = "list(itertools.islice(batches, 64))"
 
 
@@ -55,7 +62,8 @@ def known_length(batches: Iterable[Batch], measure: Callable[[Any], int] = len) 
     """How many batches there are, where they say so."""
     try:
         # Every DataLoader has `__len__`; over a stream it raises, each kind in its own way.
-        return measure(batches)
+        with _length_not_asked(batches):
+            return measure(batches)
     except (TypeError, NotImplementedError, AttributeError, ValueError):
         return None
 
@@ -66,7 +74,11 @@ def walk_to_end(batches: Iterable[Batch]) -> Iterator[Batch]:
     # Also of what only knows an upper bound, which Python calls a hint.
     bound = known_length(batches, operator.length_hint) if length is None else length
     most = MOST_BEYOND + (bound or 0)
-    for count, batch in enumerate(batches):
+    with _length_not_asked(batches):
+        source = iter(batches)
+    for count, batch in enumerate(source):
+        if count == length:
+            _warn_of_length(batches, length)
         if count >= most:
             told = "no length" if length is None else f"a length of {length:,}"
             raise DataError(
@@ -75,6 +87,36 @@ def walk_to_end(batches: Iterable[Batch]) -> Iterator[Batch]:
                 "trainer gives the data); one that does end needs a `__len__`."
             )
         yield batch
+
+
+@contextmanager
+def _length_not_asked(batches: Any) -> Iterator[None]:
+    # A DataLoader that was asked for a length that is too small warns at every further batch.
+    held = getattr(batches, "__dict__", {})
+    before = held.get(_ASKED)
+    if _ASKED in held:
+        held[_ASKED] = None
+    try:
+        yield
+    finally:
+        if _ASKED in held:
+            held[_ASKED] = before
+
+
+def _warn_of_length(batches: Any, length: int) -> None:
+    try:
+        told = batches in _TOLD
+        _TOLD.add(batches)
+    except TypeError:
+        # What cannot be remembered is told at every walk.
+        told = False
+    if not told:
+        warnings.warn(
+            f"`batches` has a length of {length:,} and gave more batches than that; all of "
+            "them count. Mend its `__len__`, or that of the data set of a DataLoader.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def tensors(batch: Batch) -> Iterator[Tensor]:

@@ -115,6 +115,12 @@ def _check(objective: "Objective") -> Check:
     return Check("gathered", PASSED, gap, f"{sentence}{agreed(groups, coarser)}")
 
 
+def watched_groups(model: nn.Module) -> list[Any]:
+    """The groups in which passes of a model send, where failures can be told to all."""
+    # Code is compiled anew, or not at all, where operations are looked at.
+    return [] if is_compiled(model) else groups_of(dict.fromkeys(meshes_of(model)))
+
+
 def sharding_groups(model: nn.Module) -> list[Ranks]:
     """The groups of processes that hold pieces of a model."""
     return [Ranks(group) for group in groups_of(dict.fromkeys(meshes_of(model)))]

@@ -341,8 +341,7 @@ def gradient_in_place(objective: "Objective", params: Params | None) -> dict[str
 
     told = [run()] if ranks is None else ranks.share(run, at=params)
     if ranks is not None and not placed.sums:
-        for value in total.values():
-            ranks.add(value)
+        ranks.add(*total.values())
     weight, reached = sum(w for w, _ in told), any(r for _, r in told)
     if not reached and not set(total) <= set(objective.unused):
         raise LossError(

@@ -3,7 +3,7 @@
 import copy
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -31,6 +31,7 @@ from lossatlas.objective.gathered import (
     decide_gathering,
     gathers,
     is_compiled,
+    watched_groups,
     whole_weights,
     without_sharding,
 )
@@ -80,6 +81,7 @@ from lossatlas.objective.weighted import (
     pairs_of,
     total_of,
 )
+from lossatlas.passes import monitored
 from lossatlas.ranks import Ranks
 from lossatlas.result import Estimate
 from lossatlas.shards import reshard
@@ -658,7 +660,8 @@ class Objective:
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
         """Run `call` while the model holds `params` and copies of its buffers."""
         if self.placed is not None:
-            return self._placed(self.placed, params, call)
+            with self.monitored():
+                return self._placed(self.placed, params, call)
         if self.needs_gradients:
             # The loss takes derivatives, maybe in the parameters.
             params = {
@@ -688,6 +691,10 @@ class Objective:
                 stack.enter_context(WeightsInPlace(self.model, still).moved_to(still))
             stack.enter_context(placed.moved_to(moved))
             return self._from_here(call)
+
+    def monitored(self) -> AbstractContextManager[None]:
+        """A block that all processes of a sharded model leave alike, or with an error."""
+        return monitored(watched_groups(self.model) if is_collective(self.model) else [])
 
     def gathered(self, params: Params, call: Callable[[], T]) -> T:
         """The same for a sharded model, with whole weights on this process."""

@@ -20,7 +20,7 @@ from lossatlas.objective.batches import (
     tensors,
     walk_to_end,
 )
-from lossatlas.objective.gathered import agreed, sharding_groups
+from lossatlas.objective.gathered import agreed, sharding_groups, watched_groups
 from lossatlas.objective.in_place import is_collective
 from lossatlas.objective.selfcheck import FAILED
 from lossatlas.objective.standard_errors import Moments
@@ -62,14 +62,19 @@ def checked_by_all(model: object, group: Any, check: Callable[[], T]) -> T:
 
 
 def ran_out_somewhere(model: nn.Module, ranks: Ranks | None, here: bool) -> bool:
-    """Whether memory ran out on any process, so all try less; RankError for sharded models."""
-    if here and world_size() > 1 and is_collective(model):
-        raise RankError(
-            "memory ran out on a process of a sharded model, whose passes need all of them, so "
-            "none of them can try less; start all anew, with less at once (rows=, smaller "
-            "batches) or resume=."
-        )
-    return here if ranks is None else any(ranks.gather(here))
+    """Whether memory ran out on any process, so all try less; RankError in compiled shards."""
+    groups = [] if ranks is None else [ranks]
+    if is_initialized() and is_collective(model):
+        if here and not watched_groups(model):
+            raise RankError(
+                "memory ran out on a process of a compiled sharded model, whose passes need "
+                "all of them, so none of them can try less; start all anew, with less at once "
+                "(rows=, smaller batches) or resume=."
+            )
+        groups = sharding_groups(model) + groups
+    for group in groups:
+        here = any(group.gather(here))
+    return here
 
 
 def one_group(model: nn.Module, group: Any) -> Ranks | None:
@@ -138,6 +143,8 @@ class Shared:
         whole.sample = first[held[0]]
         self._check_models(held)
         ranks.passes_send = self.collective
+        watched = watched_groups(whole.model)
+        ranks.monitored_groups = [*watched, ranks.group] if watched else []
         local = self._make_local()
         if self.empty and not self.collective:
             local.batches = [whole.sample]
@@ -254,8 +261,7 @@ class Shared:
             return weight, reached
 
         told = self.ranks.share(run, at)
-        for value in found[0].values():
-            self.ranks.add(value)
+        self.ranks.add(*found[0].values())
         return found[0], sum(weight for weight, _ in told), any(reached for _, reached in told)
 
     def fingerprint(self, data: str) -> str:

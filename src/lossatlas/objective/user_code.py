@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lossatlas.errors import AtlasError, LossError
 from lossatlas.memory import is_out_of_memory
-from lossatlas.ranks import lost_rank
+from lossatlas.monitored import lost_rank
 from lossatlas.tracebacks import reason_of
 
 # What torch and common libraries say, and what helps there.

@@ -100,7 +100,10 @@ class Task:
         Returns:
             The same on every process.
         """
-        return call() if self.ranks is None else merge(self.ranks.share(call))
+        if self.ranks is not None:
+            return merge(self.ranks.share(call))
+        with self.objective.monitored():
+            return call()
 
     @property
     def quantities(self) -> tuple[str, ...]:

@@ -1,0 +1,268 @@
+"""Collectives that all processes of a group enter, or none; failures are told to all.
+
+A process that fails in a pass of a sharded model never enters the collective that the others
+wait in, and nothing ends that wait but the time limit of the group. So each collective comes
+after a barrier through the store of the group, as in `torch.distributed.monitored_barrier`: a
+process that failed answers the next barrier with its reason, in the place of arriving there.
+"""
+
+import json
+import os
+import time
+import weakref
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossatlas.errors import RankError, RankMemoryError
+from lossatlas.memory import is_out_of_memory
+from lossatlas.shards import is_gone
+from lossatlas.tracebacks import reason_of
+
+GONE = (
+    "a process of the group is gone or did not answer within the time limit of the group "
+    "({}); look at the output of the other processes, and start all of them anew."
+)
+# Seconds after which a process that waits looks whether the others still run.
+_LOOK = 1.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """Which process failed, and why; `rank` is negative where it is only known to be gone."""
+
+    rank: int
+    size: int
+    reason: str
+    of_memory: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Told":
+        """What this process has to say."""
+        spread = torch.distributed
+        place = spread.get_rank(), spread.get_world_size()
+        return cls(*place, reason_of(error), is_out_of_memory(error))
+
+    @property
+    def error(self) -> RankError:
+        """What all other processes raise."""
+        if self.rank < 0:
+            return RankError(GONE.format(self.reason))
+        return failure_of(self.rank, self.size, self.reason, self.of_memory)
+
+
+_MONITORED: weakref.WeakKeyDictionary[Any, "MonitoredGroup"] = weakref.WeakKeyDictionary()
+
+
+def failure_of(rank: int, size: int, reason: str, of_memory: bool) -> RankError:
+    """The error that all other processes raise where one has failed."""
+    return (RankMemoryError if of_memory else RankError)(
+        f"rank {rank} of {size} failed ({reason}), so no rank has the number; "
+        "mend it there and start all processes anew."
+    )
+
+
+class MonitoredGroup:
+    """The barriers of one group of processes, which all of them count alike.
+
+    Args:
+        group: of `torch.distributed`.
+    """
+
+    def __init__(self, group: Any) -> None:
+        spread = torch.distributed
+        self.rank, self.size = spread.get_rank(group), spread.get_world_size(group)
+        self.name = str(group.group_name)
+        self._store = spread.PrefixStore(  # type: ignore[attr-defined]
+            "lossatlas", _own_connection(_store_of(group))
+        )
+        self._limit, self._count, self._forgotten = _time_limit(group), 0, 0
+        self._broken: Told | None = None
+        self._store.set(f"process/{self.rank}", _process())
+
+    @classmethod
+    def of(cls, group: Any) -> "MonitoredGroup | None":
+        """That of a group; None where there is nobody to wait for, or no store."""
+        group = torch.distributed.group.WORLD if group is None else group
+        if torch.distributed.get_world_size(group) < 2 or _store_of(group) is None:
+            return None
+        if group not in _MONITORED:
+            _MONITORED[group] = cls(group)
+        return _MONITORED[group]
+
+    def arrive(self) -> Told | None:
+        """Wait until all processes have arrived; what one says that failed."""
+        try:
+            place = self._next()
+            if self._store.add(f"{place}/arrived", 1) == self.size:
+                self._forget()
+                self._store.set(f"{place}/answer", "")
+            told = self._answer(f"{place}/answer")
+        except RuntimeError as error:
+            return Told(-1, self.size, first_sentence(error))
+        return Told(*json.loads(told)) if told else None
+
+    def fail(self, told: Told) -> None:
+        """Answer the next barrier with what went wrong here, without waiting for anybody."""
+        # Where the store is gone as well, the others find that out by themselves.
+        with suppress(RuntimeError):
+            self._store.set(f"{self._next()}/answer", json.dumps(astuple(told)))
+
+    def peek(self) -> Told | None:
+        """What a process says at the next barrier that failed, without waiting for it."""
+        key = f"{self._count + 1}/answer"
+        with suppress(RuntimeError):
+            if self._store.check([key]):
+                self._count += 1
+                return Told(*json.loads(self._store.get(key)))
+        return None
+
+    def tell(self, error: BaseException) -> None:
+        """Say that a collective broke here, after which no other one is in step."""
+        self._broken = Told.of(error)
+        with suppress(RuntimeError):
+            self._store.set("broken", json.dumps(astuple(self._broken)))
+
+    def check(self) -> None:
+        """RankError where a collective broke, as far as this process knows."""
+        if self._broken is not None:
+            raise self._broken.error
+
+    def listen(self) -> None:
+        """The same, after a look at what the others say."""
+        if self._broken is None and self._store.check(["broken"]):
+            self._broken = Told(*json.loads(self._store.get("broken")))
+        self.check()
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _forget(self) -> None:
+        # All have come to the present barrier, so all have left those before.
+        with suppress(RuntimeError):
+            for place in range(self._forgotten + 1, self._count):
+                self._store.delete_key(f"{place}/arrived")
+                self._store.delete_key(f"{place}/answer")
+        self._forgotten = self._count - 1
+
+    def _answer(self, key: str) -> str:
+        deadline = time.monotonic() + self._limit
+        while True:
+            try:
+                self._store.wait([key], timedelta(seconds=_LOOK))
+                return str(self._store.get(key).decode())
+            except torch.distributed.DistNetworkError:
+                raise
+            except RuntimeError:
+                lost = next(filter(self._is_lost, range(self.size)), None)
+                if lost is not None:
+                    raise RuntimeError(f"rank {lost} no longer runs") from None
+                if time.monotonic() > deadline:
+                    raise
+
+    def _is_lost(self, rank: int) -> bool:
+        key = f"process/{rank}"
+        if not self._store.check([key]):
+            return False
+        machine, process, since = json.loads(self._store.get(key))
+        here = machine and machine == _machine()
+        return bool(here and since and _started(process) != since)
+
+
+def all_reduce(value: Tensor, group: Any) -> None:
+    """Sum a tensor over a group, in place; a failure is told to those who wait for it."""
+    spread, watched = torch.distributed, MonitoredGroup.of(group)
+    if watched is None or value.device.type != "cpu":
+        # A stream waits on a card, and no process does.
+        spread.all_reduce(value, group=group)
+        return
+    watched.check()
+    try:
+        work = spread.all_reduce(value, group=group, async_op=True)
+    except Exception as error:
+        watched.tell(error)
+        raise
+    while not _is_done(work):
+        watched.listen()
+
+
+def _is_done(work: Any) -> bool:
+    try:
+        work.wait(timedelta(seconds=_LOOK))
+    except RuntimeError:
+        if work.is_completed():
+            raise
+        return False
+    return True
+
+
+def lost_rank(error: BaseException | None) -> RankError | None:
+    """The named error of a collective that failed within code of others; None for another."""
+    while error is not None:
+        kind = type(error).__name__
+        if kind.startswith("Dist") and kind.endswith("Error"):
+            return RankError(GONE.format(first_sentence(error)))
+        if isinstance(error, RuntimeError) and ("gloo" in str(error) or is_gone(error)):
+            return RankError(GONE.format(first_sentence(error)))
+        error = error.__cause__
+    return None
+
+
+def first_sentence(error: BaseException) -> str:
+    """What torch says of a collective that failed."""
+    # What follows the first sentence is advice for those who call the collective themselves.
+    return reason_of(error).partition(". ")[0]
+
+
+def _store_of(group: Any) -> Any:
+    # torch before 2.9 keeps it in a table alone.
+    known = getattr(torch.distributed.distributed_c10d, "_world", None)
+    _, store = known.pg_map.get(group, ("", None)) if known is not None else ("", None)
+    return store
+
+
+def _own_connection(store: Any) -> Any:
+    # A connection serves one call at a time, and NCCL's watchdog needs its own meanwhile.
+    inner = store
+    while hasattr(inner, "underlying_store"):
+        inner = inner.underlying_store
+    can = type(inner).__name__ == "TCPStore" and hasattr(store, "clone")
+    return store.clone() if can else store
+
+
+def _time_limit(group: Any) -> float:
+    for kind in ("cpu", "cuda"):
+        with suppress(RuntimeError, AttributeError):
+            limit: timedelta = group._get_backend(torch.device(kind)).options._timeout
+            return limit.total_seconds()
+    return torch.distributed.distributed_c10d.default_pg_timeout.total_seconds()
+
+
+@cache
+def _machine() -> str:
+    # Process numbers mean the same within one namespace of one run of one machine.
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _process() -> str:
+    return json.dumps([_machine(), os.getpid(), _started(os.getpid())])
+
+
+def _started(process: int) -> str:
+    # When a process was started; empty where it is gone, or dead and not yet buried.
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
