@@ -4,7 +4,8 @@
     python benchmarks/gpu.py --device cpu     # a dry run: the same jobs, smaller, no file
 
 Each job says what it took, and how far its numbers are from those of the processor. A job that
-fails is a row of the table; no job begins after the time is up.
+fails is a row of the table; no job begins after the time is up. The file is written anew after
+every row, so that a run that is cut off leaves what it measured.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import gc
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from lossatlas.steering import LandscapeLR
 
 HERE = Path(__file__).resolve().parent
 MINUTES = 6.0
+# Seconds without which no row is begun.
+LEAST = 20
 CE = la.supervised(F.cross_entropy)
 
 
@@ -71,6 +74,10 @@ class Card:
             seconds.append(time.perf_counter() - started)
         peak = torch.cuda.max_memory_allocated(self.device) - before if not self.small else 0
         return found, float(np.median(seconds)), peak / 2**20
+
+
+Make = Callable[[Card], tuple[nn.Module, list[Any]]]
+Job = Callable[[Card], Iterator[Line]]
 
 
 class Block(nn.Module):
@@ -133,38 +140,35 @@ def objective_on(card: Card, make: Callable[[Card], Any], device: Any = None) ->
     return la.Objective(model.to(device or card.device), CE, batches)
 
 
-def maps(card: Card) -> list[Line]:
-    found = []
-    points = 5 if card.small else 21
-    for make in (vectors, images, tokens):
-        objective = objective_on(card, make)
-        plane = la.random_plane(objective, seed=0)
-        engines = ["auto", "plain", "in_place"] + (["streaming"] if make is tokens else [])
-        truth = la.map_plane(
-            objective_on(card, make, "cpu"),
-            la.random_plane(objective_on(card, make, "cpu"), seed=0),
-            points=2,
-            adaptive=False,
-            engine="plain",
-        )
-        for engine in engines:
-            size = min(points, 5) if make is tokens else points
-
-            options = {"points": size, "adaptive": False, "engine": engine}
-            call = partial(la.map_plane, objective, plane, **options)
-            land, seconds, peak = card.timed(call, rounds=1 if make is tokens else 3)
-            corners = land.values[:: size - 1, :: size - 1]
-            apart = float(np.abs(corners / truth.values - 1).max())
-            each = 1000 * seconds / land.values.size
-            note = (
-                f"{each:.2f} ms a point, engine {land.engine}, from the processor {apart:.0e}"
-            )
-            found.append(Line(f"map {size}x{size}, {make.__name__}", seconds, peak, note))
-    return found
+def maps(card: Card, make: Make) -> Iterator[Line]:
+    """Every engine, beside the plain loop on the processor."""
+    objective, here = objective_on(card, make), objective_on(card, make, "cpu")
+    plane = la.random_plane(objective, seed=0)
+    options = {"points": 2, "adaptive": False, "engine": "plain"}
+    truth = la.map_plane(here, la.random_plane(here, seed=0), **options)
+    for engine in ["auto", "plain", "in_place"] + (["streaming"] if make is tokens else []):
+        try:
+            yield _map(card, objective, plane, truth.values, make, engine)
+        except Exception as error:
+            note = f"failed: {type(error).__name__}: {error}"
+            yield Line(f"map, {make.__name__}, {engine}", note=note)
 
 
-def bare_forward(card: Card) -> list[Line]:
-    found = []
+def _map(
+    card: Card, objective: la.Objective, plane: Any, truth: Any, make: Make, engine: str
+) -> Line:
+    size = 5 if card.small or make is tokens else 21
+    options = {"points": size, "adaptive": False, "engine": engine}
+    call = partial(la.map_plane, objective, plane, **options)
+    land, seconds, peak = card.timed(call, rounds=1 if make is tokens else 3)
+    corners = land.values[:: size - 1, :: size - 1]
+    apart = float(np.abs(corners / truth - 1).max())
+    each = 1000 * seconds / land.values.size
+    note = f"{each:.2f} ms a point, engine {land.engine}, from the processor {apart:.0e}"
+    return Line(f"map {size}x{size}, {make.__name__}", seconds, peak, note)
+
+
+def bare_forward(card: Card) -> Iterator[Line]:
     for make in (images, tokens):
         objective = objective_on(card, make)
         batches = [tuple(v.to(card.device) for v in b) for b in objective.batches]
@@ -176,32 +180,26 @@ def bare_forward(card: Card) -> list[Line]:
 
         _, seconds, peak = card.timed(call, rounds=5)
         note = "what a point of a map stands beside"
-        found.append(Line(f"forward passes of {make.__name__}", seconds, peak, note))
-    return found
+        yield Line(f"forward passes of {make.__name__}", seconds, peak, note)
 
 
-def curvature(card: Card) -> list[Line]:
-    found = []
-    for make in (vectors, images):
-        objective, truth = objective_on(card, make), objective_on(card, make, "cpu")
-        if card.small:
-            truth = objective
-        spectrum, seconds, peak = card.timed(
-            lambda o=objective: la.spectrum(o, top=3, bottom=1, density=False), rounds=1
-        )
-        near = la.spectrum(truth, top=3, bottom=1, density=False)
-        apart = float(np.abs(spectrum.top - near.top).max() / np.abs(near.top).max())
-        bound = float(spectrum.bounds.max() / np.abs(near.top).max())
-        note = (
-            f"{spectrum.products} products, from the processor {apart:.0e}, bound {bound:.0e}"
-        )
-        found.append(Line(f"top 3 eigenvalues, {make.__name__}", seconds, peak, note))
-        trace, seconds, peak = card.timed(lambda o=objective: la.trace(o, limit=30), rounds=1)
-        found.append(Line(f"trace, {make.__name__}", seconds, peak, f"{trace}"))
-    return found
+def curvature(card: Card, make: Make) -> Iterator[Line]:
+    """Eigenvalues and a trace; beside the processor where that takes seconds."""
+    objective = objective_on(card, make)
+    spectrum, seconds, peak = card.timed(
+        lambda: la.spectrum(objective, top=3, bottom=1, density=False), rounds=1
+    )
+    largest = np.abs(spectrum.top).max()
+    note = f"{spectrum.products} products, bound {spectrum.bounds.max() / largest:.0e}"
+    if make is vectors:
+        near = la.spectrum(objective_on(card, make, "cpu"), top=3, bottom=1, density=False)
+        note += f", from the processor {np.abs(spectrum.top - near.top).max() / largest:.0e}"
+    yield Line(f"top 3 eigenvalues, {make.__name__}", seconds, peak, note)
+    trace, seconds, peak = card.timed(lambda: la.trace(objective, limit=30), rounds=1)
+    yield Line(f"trace, {make.__name__}", seconds, peak, f"{trace}")
 
 
-def controller(card: Card) -> list[Line]:
+def controller(card: Card) -> Iterator[Line]:
     """What a controller adds to the steps of a training."""
     objective = objective_on(card, images)
     model, (x, y) = objective.model.train(), objective.batches[0]
@@ -221,12 +219,10 @@ def controller(card: Card) -> list[Line]:
 
         _, took[name], _ = card.timed(train, rounds=3)
     share = took["with"] / took["without"] - 1
-    return [
-        Line(f"{steps} steps with LandscapeLR", took["with"], None, f"{share:+.1%} of them")
-    ]
+    yield Line(f"{steps} steps with LandscapeLR", took["with"], None, f"{share:+.1%} of them")
 
 
-def waiting(card: Card) -> list[Line]:
+def waiting(card: Card) -> Iterator[Line]:
     """How often a map waits for the device."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -246,29 +242,51 @@ def waiting(card: Card) -> list[Line]:
     points = np.linspace(-0.5, 0.5, 32).reshape(16, 2)
     with Counted() as counted:
         engine.evaluate(points)
-    return [Line("waits for the device, 16 points", None, None, f"{counted.waits}")]
+    yield Line("waits for the device, 16 points", None, None, f"{counted.waits}")
 
 
-JOBS = (bare_forward, maps, waiting, curvature, controller)
+# What is small first: where time ends, little is missing.
+JOBS: dict[str, Job] = {
+    "forward passes": bare_forward,
+    "maps of vectors": partial(maps, make=vectors),
+    "curvature of vectors": partial(curvature, make=vectors),
+    "maps of images": partial(maps, make=images),
+    "maps of tokens": partial(maps, make=tokens),
+    "waits": waiting,
+    "controller": controller,
+    "curvature of images": partial(curvature, make=images),
+}
 
 
-def run(card: Card) -> list[Line]:
+def run(card: Card, keep: Callable[[list[Line]], None]) -> list[Line]:
+    """All jobs, one row after another; `keep` is handed those that are done."""
     started, lines = time.monotonic(), []
-    for job in JOBS:
-        left = 60 * MINUTES - (time.monotonic() - started)
-        if left < 20:
-            lines.append(Line(job.__name__, note="not begun: the time is up"))
-            continue
+
+    def done(line: Line) -> None:
+        lines.append(line)
+        sys.stderr.write(f"{line}\n")
+        keep(lines)
+
+    for name, job in JOBS.items():
         try:
-            lines += job(card)
+            for line in _within(name, job(card), started):
+                done(line)
         except Exception as error:
-            lines.append(Line(job.__name__, note=f"failed: {type(error).__name__}: {error}"))
+            done(Line(name, note=f"failed: {type(error).__name__}: {error}"))
         gc.collect()
         if card.device.type == "cuda":
             torch.cuda.empty_cache()
-        for line in lines[-8:]:
-            sys.stderr.write(f"{line}\n")
     return lines
+
+
+def _within(name: str, rows: Iterator[Line], started: float) -> Iterator[Line]:
+    # No row is begun that could not end in time.
+    while time.monotonic() - started < 60 * MINUTES - LEAST:
+        line = next(rows, None)
+        if line is None:
+            return
+        yield line
+    yield Line(name, note="not begun: the time is up")
 
 
 def table(card: Card, lines: list[Line], seconds: float) -> str:
@@ -301,12 +319,14 @@ def main() -> int:
         sys.stderr.write("no card can be used here; --device cpu makes a dry run.\n")
         return 2
     card, started = Card(given.device), time.monotonic()
-    lines = run(card)
-    text = table(card, lines, time.monotonic() - started)
-    sys.stdout.write(text)
     out = given.out or (None if card.small else HERE / "GPU.md")
-    if out is not None:
-        out.write_text(text)
+
+    def keep(lines: list[Line]) -> None:
+        if out is not None:
+            out.write_text(table(card, lines, time.monotonic() - started))
+
+    lines = run(card, keep)
+    sys.stdout.write(table(card, lines, time.monotonic() - started))
     return int(any(line.note.startswith("failed") for line in lines))
 
 
