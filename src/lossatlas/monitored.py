@@ -31,6 +31,10 @@ GONE = (
 )
 # Seconds after which a process that waits looks whether the others still run.
 _LOOK = 1.0
+# Seconds between two questions to the store, at first and at most.
+_PAUSES = 5e-5, 0.02
+# What a process that failed counts as: more than all that arrive.
+_FAILED = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,10 @@ class MonitoredGroup:
         spread = torch.distributed
         self.rank, self.size = spread.get_rank(group), spread.get_world_size(group)
         self.name = str(group.group_name)
-        self._store = spread.PrefixStore(  # type: ignore[attr-defined]
-            "lossatlas", _own_connection(_store_of(group))
-        )
+        # Groups of one dimension of a mesh may have one name, and one store.
+        members = "-".join(map(str, spread.get_process_group_ranks(group)))
+        store = _own_connection(_store_of(group))
+        self._store = spread.PrefixStore(f"lossatlas/{members}", store)  # type: ignore[attr-defined]
         self._limit, self._count, self._forgotten = _time_limit(group), 0, 0
         self._broken: Told | None = None
         self._store.set(f"process/{self.rank}", _process())
@@ -98,25 +103,26 @@ class MonitoredGroup:
 
     def arrive(self) -> Told | None:
         """Wait until all processes have arrived; what one says that failed."""
+        self._count += 1
         try:
-            place = self._next()
-            if self._store.add(f"{place}/arrived", 1) == self.size:
-                self._forget()
-                self._store.set(f"{place}/answer", "")
-            told = self._answer(f"{place}/answer")
+            failed = self._wait(f"{self._count}/arrived")
+            if failed:
+                return Told(*json.loads(self._store.get(f"{self._count}/reason")))
         except RuntimeError as error:
             return Told(-1, self.size, first_sentence(error))
-        return Told(*json.loads(told)) if told else None
+        return None
 
     def fail(self, told: Told) -> None:
         """Answer the next barrier with what went wrong here, without waiting for anybody."""
+        self._count += 1
         # Where the store is gone as well, the others find that out by themselves.
         with suppress(RuntimeError):
-            self._store.set(f"{self._next()}/answer", json.dumps(astuple(told)))
+            self._store.set(f"{self._count}/reason", json.dumps(astuple(told)))
+            self._store.add(f"{self._count}/arrived", _FAILED)
 
     def peek(self) -> Told | None:
         """What a process says at the next barrier that failed, without waiting for it."""
-        key = f"{self._count + 1}/answer"
+        key = f"{self._count + 1}/reason"
         with suppress(RuntimeError):
             if self._store.check([key]):
                 self._count += 1
@@ -140,32 +146,35 @@ class MonitoredGroup:
             self._broken = Told(*json.loads(self._store.get("broken")))
         self.check()
 
-    def _next(self) -> int:
-        self._count += 1
-        return self._count
+    def _wait(self, key: str) -> bool:
+        # Whether a process failed. The store counts those who arrive, and is asked in one
+        # exchange; its own way to wait takes several, and logs every second without an answer.
+        arrived, pause, began = self._store.add(key, 1), _PAUSES[0], time.monotonic()
+        if arrived == self.size:
+            self._forget()
+        looked = began
+        while arrived < self.size:
+            time.sleep(pause)
+            pause, now = min(2 * pause, _PAUSES[1]), time.monotonic()
+            arrived = self._store.add(key, 0)
+            if arrived < self.size and now - looked > _LOOK:
+                self._look(now - began)
+                looked = now
+        return bool(arrived >= _FAILED)
+
+    def _look(self, waited: float) -> None:
+        lost = next(filter(self._is_lost, range(self.size)), None)
+        if lost is not None:
+            raise RuntimeError(f"rank {lost} no longer runs")
+        if waited > self._limit:
+            raise RuntimeError(f"waited {waited:.0f} s")
 
     def _forget(self) -> None:
         # All have come to the present barrier, so all have left those before.
         with suppress(RuntimeError):
             for place in range(self._forgotten + 1, self._count):
                 self._store.delete_key(f"{place}/arrived")
-                self._store.delete_key(f"{place}/answer")
         self._forgotten = self._count - 1
-
-    def _answer(self, key: str) -> str:
-        deadline = time.monotonic() + self._limit
-        while True:
-            try:
-                self._store.wait([key], timedelta(seconds=_LOOK))
-                return str(self._store.get(key).decode())
-            except torch.distributed.DistNetworkError:
-                raise
-            except RuntimeError:
-                lost = next(filter(self._is_lost, range(self.size)), None)
-                if lost is not None:
-                    raise RuntimeError(f"rank {lost} no longer runs") from None
-                if time.monotonic() > deadline:
-                    raise
 
     def _is_lost(self, rank: int) -> bool:
         key = f"process/{rank}"
