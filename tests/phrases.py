@@ -19,6 +19,9 @@ FAULTS = {
     "a basin in both of two maps": r"\b(?:is|are) in both",
     "rounding without an error": r"to rounding(?! error)",
     "a time between itself and itself": rf"between ({NUMBER} \w+) and \1",
+    "variance nobody can picture": r"variance[^.]* that is not noise",
+    "curves that fix a parameter": r"curves? (?:do|does) not fix|moves with \w+, which",
+    "a change that is none": r"moved within its error",
     "a probe nobody knows": r"passes over the probe(?! examples)",
 }
 # What a terminal may show and a page may not.

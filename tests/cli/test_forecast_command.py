@@ -351,7 +351,7 @@ def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
         (["fit", "constant.csv", *COLUMN, "--fixed", "L0=x"], "'x' is not a number"),
         (["predict", "out"], "--rates, --run or --shape must be a curve or the rates"),
         (
-            ["predict", "out", "--steps", 9],
+            ["predict", "out", "--peak", 1e-3],
             "continued is --shape [a-z]+ --steps .* --peak 0.001",
         ),
         (["predict", "constant.csv"], "not netCDF|was not written"),
@@ -409,6 +409,14 @@ def test_the_forecast_of_the_next_command_is_printed_at_once(tmp_path):
     first, simple, *_ = line.removeprefix("Forecast: ").partition(" LocalTrend, a simple")
     assert simple
     assert first in call(*following)
+
+
+def test_steps_alone_stretch_the_schedule_of_the_longest_run(folder):
+    said = " ".join(call("predict", folder / "out", "--steps", 3000).split())
+    whole = json.loads(call("predict", folder / "out", "--steps", 3000, "--json"))
+    assert "Its schedule: " in said
+    assert len(whole["lr"]) == 3000
+    assert max(whole["lr"]) == pytest.approx(float(RATES["cosine"].max()), rel=1e-3)
 
 
 def test_predict_says_whether_a_stopped_fit_left_its_own_file(tmp_path):

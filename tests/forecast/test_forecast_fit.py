@@ -129,7 +129,7 @@ def test_one_schedule_is_said_not_to_identify_the_law():
         "from which MultiPowerLaw cannot tell what another schedule would do"
         in found.warnings[0]
     )
-    assert any("no curve lowers its rate" in line for line in found.warnings)
+    assert any("no run lowers its learning rate" in line for line in found.warnings)
     same = forecast.fit(
         LAW, [*family(1e-3, names=("cosine",)), *family(2e-3, names=("cosine",))]
     )

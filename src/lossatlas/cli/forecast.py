@@ -122,7 +122,9 @@ class PredictSettings(_OfFit):
         "hold the rate before a cooldown.",
     )
     steps: int | None = _planned(
-        None, "Updates, warmup included; alone for a fit without rates."
+        None,
+        "Updates, warmup included. Alone: those of a fit without rates, or the schedule of the "
+        "longest fitted run over so many.",
     )
     peak: float | None = _planned(
         None, "Highest learning rate. Leave it out for laws fitted without rates."
@@ -252,6 +254,7 @@ def _schedule(
 def _planned_rates(settings: PredictSettings, fit: "Fit") -> "Floats | None":
     from lossatlas.forecast import schedules
 
+    settings = _with_logged_schedule(settings, fit)
     shape, steps, peak = settings.shape, settings.steps, settings.peak
     if shape is None and steps is None and peak is None:
         return None
@@ -268,6 +271,29 @@ def _planned_rates(settings: PredictSettings, fit: "Fit") -> "Floats | None":
     if decay is None:
         decay = 1.0 if shape in schedules.WHOLE_RUN else _WSD["decay"]
     return schedules.wsd(steps, peak, decay, shape, min_ratio=low, warmup=warmup)
+
+
+# Steps alone ask for the schedule of the longest fitted run over so many updates.
+def _with_logged_schedule(settings: PredictSettings, fit: "Fit") -> PredictSettings:
+    from lossatlas.forecast.logged_schedule import logged_schedule
+
+    if settings.steps is None or settings.shape is not None or settings.peak is not None:
+        return settings
+    runs = [curve for curve in fit.curves if curve.lr is not None]
+    longest = max(runs, key=lambda curve: int(curve.step[-1]), default=None)
+    plan = None if longest is None else logged_schedule(longest, settings.warmup)
+    if plan is None or plan.rivals:
+        return settings
+    set_already = settings.model_dump(exclude_unset=True)
+    named = {**_parsed(_schedule_options(plan, settings.steps)), **set_already}
+    return PredictSettings.model_validate(named)
+
+
+# Options of a command as settings.
+def _parsed(options: str) -> dict[str, str]:
+    words = [word.removeprefix("--").replace("-", "_") if word.startswith("--") else word
+             for word in options.split()]  # fmt: skip
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def run_schedule(settings: ScheduleSettings, output: Output) -> None:
@@ -335,11 +361,10 @@ def _is_simple(found: "Fit") -> bool:
 
 # What the suggested command would say first, so that nobody has to type it to know.
 def _first_forecast(found: "Fit", out: Path, question: str) -> "Prediction | None":
-    options = dict(zip(*[iter(question.replace("--", "").split())] * 2, strict=True))
+    options = _parsed(question)
     if not options.get("steps", "").isdigit() or not _leads_on(found):
         return None
-    named = {name.replace("-", "_"): value for name, value in options.items()}
-    asked = PredictSettings.model_validate({"fit": out, **named})
+    asked = PredictSettings.model_validate({"fit": out, **options})
     steps = _counted_steps(asked, found)
     rates = _planned_rates(asked, found) if steps is None else None
     try:

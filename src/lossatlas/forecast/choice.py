@@ -151,9 +151,13 @@ def fit_or_better(
 
 def simple_fit(curve: Curve) -> Fit | None:
     """The better simple forecast of a run; None where its past cannot check it."""
-    fits, _ = _fits(SIMPLE, [curve], None, {})
-    usable = [fitted for fitted in fits if not fitted.errors.reason]
-    return min(usable, key=lambda fitted: _order(_tried(fitted)), default=None)
+    return _simple(curve, None)[0]
+
+
+def _simple(curve: Curve, progress: Progress | None) -> tuple[Fit | None, list[Alternative]]:
+    fits, rows = _fits(SIMPLE, [curve], progress, {})
+    checked = [fitted for fitted in fits if not fitted.errors.reason]
+    return min(checked, key=lambda fitted: _order(_tried(fitted)), default=None), rows
 
 
 # A simple forecast of the longest run, with what was tried before; else the first law.
@@ -161,12 +165,10 @@ def _simplest(
     first: Fit, tried: list[Alternative], curves: Sequence[Curve], progress: Progress | None
 ) -> Fit:
     longest = max(curves, key=lambda curve: int(curve.step[-1]))
-    fits, rows = _fits(SIMPLE, [longest], progress, {})
+    best, rows = _simple(longest, progress)
     said = _why_simple(first, len(tried) - 1)
-    usable = [fitted for fitted in fits if not fitted.errors.reason]
-    if not usable:
+    if best is None:
         return replace(first, warnings=(*said[1:], *first.warnings))
-    best = min(usable, key=lambda fitted: _order(_tried(fitted)))
     if len(curves) > 1:
         said.append(
             f"this forecast is of '{longest.label}' alone; give one of the other runs by "

@@ -117,7 +117,7 @@ def _schedule_warnings(law: ScheduleLaw, curves: Sequence[Curve]) -> list[str]:
             "schedule would do; add a run with another schedule"
         )
     if rated and not any((np.diff(r) < 0).any() for r in rated) and law.needs:
-        out.append("no curve lowers its rate: the gain from a decay is not identified")
+        out.append("no run lowers its learning rate: what lowering it gains is not known")
     peaks = [float(r.max()) for r in rated]
     if peaks and max(peaks) > 1.01 * min(peaks):
         out.append(
@@ -202,7 +202,7 @@ def parameter_errors(
     degrees = _effective(solution.residuals, counts)[1] - free.size
     if degrees < 1:
         for i in free:
-            reasons[i] = "the residuals are too few or too alike to tell of an error"
+            reasons[i] = "too few independent residuals to estimate its error"
     elif free.size:
         covariance, held = _sandwich(objective, solution, counts)
         errors[free] = np.sqrt(np.diag(covariance))

@@ -128,10 +128,10 @@ def error_model(left_out: tuple[LeftOut, ...], doubled: tuple[LeftOut, ...]) -> 
     groups = {row.group for row in left_out}
     reason = ""
     if len(groups) < LEAST:
-        held = f"here are {len(groups)}" if groups else "here none could be left out"
+        held = f"here are {len(groups)}" if groups else "there is only one here"
         reason = (
-            f"an interval needs at least {LEAST} independent curves, each forecast by a fit to "
-            f"the others; {held}"
+            f"an interval needs at least {LEAST} independent runs, each forecast by a fit to "
+            f"the others, and {held}"
         )
     # Points of one law are the units of its theory; only curves needed a measured factor.
     factor = 1.0 if any(row.pointwise for row in left_out) else CALIBRATION

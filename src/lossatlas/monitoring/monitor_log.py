@@ -190,13 +190,15 @@ class MonitorLog(Result):
             return ""
         first, last = values[0], values[-1]
         gap = _WIDE * math.hypot(errors[0], errors[-1])
-        verb = "rose" if last > first else "fell"
-        if math.isfinite(gap) and abs(last - first) <= gap:
-            verb = "moved within its error"
         start = f"{number(first, 3)} at update {int(steps[0]):,}"
-        return (
-            f"{_capital(name)} {verb} from {start} to {number(last, 3)} at {int(steps[-1]):,}."
-        )
+        end = f"{number(last, 3)} at {int(steps[-1]):,}"
+        if math.isfinite(gap) and abs(last - first) <= gap:
+            return (
+                f"{_capital(name)} was {start} and {end}; errors as large as theirs can make "
+                "this difference."
+            )
+        verb = "rose" if last > first else "fell"
+        return f"{_capital(name)} {verb} from {start} to {end}."
 
     def figures(self) -> tuple[Figure, ...]:
         """Every quantity over the steps, with its 95 % interval or its bound."""
