@@ -108,7 +108,7 @@ def test_intervals_hold_what_they_promise(kind):
     held, draws = 0, 60
     for seed in range(draws):
         random = np.random.default_rng([seed, len(kind)])
-        n, noise = int(random.choice([60, 120, 240])), float(random.choice([0.01, 0.1, 0.3]))
+        n, noise = int(random.choice([20, 60, 240])), float(random.choice([0.01, 0.1, 0.3]))
         truth = KINDS[kind](random.uniform, np.arange(1, 2 * n + 1) / n)
         loss = truth[:n] * np.exp(noise * random.normal(size=n))
         told = fit_each([Curve(5 * np.arange(1, n + 1), loss)], SIMPLE).predict(steps=[10 * n])
@@ -117,14 +117,26 @@ def test_intervals_hold_what_they_promise(kind):
     assert held / draws >= 0.9 - 3 * np.sqrt(0.9 * 0.1 / draws)
 
 
+def test_a_sparse_log_has_an_interval_where_it_can_be_checked():
+    step = np.arange(40, 601, 20)
+    curve = Curve(step, noisy(2.4 + 0 * step, 0.02, 4))
+    fitted = fit_or_better(forecast.PowerLaw(), [curve])
+    told = fitted.predict(steps=[620, 1200, 60_000])
+    assert told.lower[1] < 2.4 < told.upper[1]
+    assert told.upper[0] - told.lower[0] <= told.upper[1] - told.lower[1]
+    assert np.isnan(told.upper[2])
+    said = " ".join(fitted.sentences())
+    assert said.count("The interval comes from") + said.count("It has no interval") == 1
+
+
 def test_no_interval_where_the_past_cannot_be_checked():
     curve = Curve(STEP[:12], flat_early(step=STEP[:12]))
     fitted = forecast.fit(LastLevel(), curve)
     assert "too short to check" in fitted.errors.reason
     long = forecast.fit(LastLevel(), Curve(STEP, flat_early()))
-    far = long.predict(steps=[400 * 50])
+    far = long.predict(steps=[400 * 90])
     assert "too short to check a forecast so far ahead" in far.reason
-    assert np.isnan(spread_of(LastLevel(), long.curves[0], 50.0))
+    assert np.isnan(spread_of(LastLevel(), long.curves[0], 90.0))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 SHARES = (1.0, 0.85, 0.7, 0.6, 0.5)  # of the last update: where checked forecasts end
 LEAST = 3  # checks without which there is no interval
-FEWEST = 8  # points of a log that is forecast from
+FEWEST = 5  # points of a log that is forecast from
 TARGET, POINTS = 0.125, 4  # the loss at an update: the last so much of the updates before it
 NEAREST, SPACING = 1.1, 1.2  # horizons that are checked: the first, and from one to the next
 # Checks of one run overlap: their degrees of freedom, whatever their number.
@@ -50,8 +50,20 @@ class PastErrors(ErrorModel):
         first, last = np.log(NEAREST), max(float(wanted.max()), np.log(NEAREST) + 1e-9)
         grid = np.linspace(first, last, 2 + int((last - first) / np.log(SPACING)))
         spread = [spread_of(self.law, self.curve, float(np.exp(h))) for h in grid]
-        half = t_quantile(level, DEGREES + 1) * np.maximum.accumulate(spread)
+        half = t_quantile(level, DEGREES + 1) * _never_narrower(np.array(spread))
         return np.asarray(np.interp(wanted, grid, half))
+
+
+# Near horizons that a sparse log cannot check have the error of the first that it can; farther
+# ones than it can check have none.
+def _never_narrower(spread: Floats) -> Floats:
+    known = np.flatnonzero(np.isfinite(spread))
+    if not known.size:
+        return spread
+    wide = np.fmax.accumulate(spread)
+    wide[: known[0]] = wide[known[0]]
+    wide[known[-1] + 1 :] = np.nan
+    return np.asarray(wide)
 
 
 def past_errors(law: Law, curve: Curve) -> PastErrors:

@@ -88,10 +88,8 @@ def simple_sentences(fit: "Fit") -> Iterator[str]:
     yield as_sentence(str(recent(curve)))
     if fit.backtests:
         yield as_sentence(f"Check of this simple forecast: {fit.verdict.reason}")
-    if fit.errors.reason:
-        yield as_sentence(f"It has no interval: {fit.errors.reason}")
-    else:
-        yield BASIS
+    reason = ahead(fit).reason
+    yield as_sentence(f"It has no interval: {reason}") if reason else BASIS
     note = rate_note(curve)
     if note:
         yield as_sentence(note)
