@@ -45,7 +45,7 @@ def test_what_has_no_interval_has_a_reason():
     reasons = {row.name: row.reason for row in fit.parameter_errors}
     assert reasons["gamma"] == "it was given"
     assert "these curves do not determine it" in reasons["C"]
-    assert "the prior holds it" in reasons["beta"]
+    assert "its value comes from the prior" in reasons["beta"]
     assert not reasons["L0"]
     assert np.isnan(fit.parameter_intervals()["C"]).all()
     few = forecast.Curve([1, 2, 3, 4], [3.0, 2.6, 2.5, 2.45])
