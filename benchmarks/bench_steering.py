@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossatlas.objective import supervised
-from lossatlas.steering.averaging import PolynomialAverage
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.optimizers import TopoAdamW
 from lossatlas.steering.penalties import SASPCrossEntropy, sasp_penalty
 from lossatlas.steering.policies import GrowthPolicy
+from lossatlas.steering.polynomial_average import PolynomialAverage
 from lossatlas.steering.probe import sub_batch
 
 # One probe falls into every block of 50 steps, as by default.

@@ -14,8 +14,9 @@ import lossatlas as la
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.rng import generator
 from lossatlas.steering import statistics
-from lossatlas.steering.averaging import EMA, LAWA, PolynomialAverage
 from lossatlas.steering.penalties import SpectralRegularizer
+from lossatlas.steering.polynomial_average import PolynomialAverage
+from lossatlas.steering.simple_averages import EMA, LAWA
 
 # Most of these averages are given their batches with `swapped`.
 pytestmark = pytest.mark.filterwarnings("ignore:.*running statistics")

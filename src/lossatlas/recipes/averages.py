@@ -8,7 +8,8 @@ from torch import nn
 
 from lossatlas.checks import check_one_of
 from lossatlas.objective import Batch
-from lossatlas.steering.averaging import EMA, PolynomialAverage
+from lossatlas.steering.polynomial_average import PolynomialAverage
+from lossatlas.steering.simple_averages import EMA
 
 # Name -> gamma of a polynomial average.
 GAMMAS = {"average": 16.0, "average-0": 0.0, "average-4": 4.0, "average-64": 64.0}

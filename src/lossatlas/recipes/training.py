@@ -19,11 +19,11 @@ from lossatlas.recipes.losses import register_ascent, register_hooks, training_l
 from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.setup import TrainingSetup
 from lossatlas.result import Estimate
-from lossatlas.steering.averaging import EMA
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.optimizers import TopoAdamW
 from lossatlas.steering.policies import POLICIES
 from lossatlas.steering.probe import Closure, sub_batch
+from lossatlas.steering.simple_averages import EMA
 from lossatlas.steering.updates import CautiousUpdates, InterpolatedGradients
 from lossatlas.training import StepInfo
 

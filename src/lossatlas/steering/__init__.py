@@ -6,13 +6,6 @@ rules from `Reading` to `Decision`; penalties live in `lossatlas.steering.penalt
 
 from lossatlas.arguments import guard_exports
 from lossatlas.steering.averaged_optimizer import AveragedOptimizer, recipe
-from lossatlas.steering.averaging import (
-    EMA,
-    LAWA,
-    AverageChoice,
-    PolynomialAverage,
-    WeightAverage,
-)
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.log import DecisionLog, DecisionRecord, replay
 from lossatlas.steering.optimizers import TopoAdamW
@@ -25,15 +18,18 @@ from lossatlas.steering.policies import (
     PlateauCooldown,
     RegimePolicy,
 )
+from lossatlas.steering.polynomial_average import AverageChoice, PolynomialAverage
 from lossatlas.steering.probe import ProbeGrid, ProbeReading, read_probe, sub_batch
 from lossatlas.steering.range_test import RangeTest
 from lossatlas.steering.reading import Decision, Policy, Reading
 from lossatlas.steering.sam import SAM, sam_radius
 from lossatlas.steering.schedules import WSD, WSDS
 from lossatlas.steering.signals import layer_groups
+from lossatlas.steering.simple_averages import EMA, LAWA
 from lossatlas.steering.suggest_lr import suggest_lr
 from lossatlas.steering.suggested_lr import SuggestedLR
 from lossatlas.steering.updates import CautiousUpdates, InterpolatedGradients
+from lossatlas.steering.weight_average import WeightAverage
 
 __all__ = [
     # the recipe

@@ -11,9 +11,14 @@ from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Batch
 from lossatlas.result import Estimate
-from lossatlas.steering.averaging import AverageChoice, PolynomialAverage, Score, ScoreMode
 from lossatlas.steering.controller import LandscapeLR
 from lossatlas.steering.policies import GrowthPolicy
+from lossatlas.steering.polynomial_average import (
+    AverageChoice,
+    PolynomialAverage,
+    Score,
+    ScoreMode,
+)
 from lossatlas.steering.schedules import WSD
 from lossatlas.steering.statistics import Forward
 from lossatlas.steering.updates import CautiousUpdates, InterpolatedGradients

@@ -9,8 +9,8 @@ from torch.nn import Parameter
 from torch.utils.hooks import RemovableHandle
 
 from lossatlas.errors import ArgumentError
-from lossatlas.steering.averaging import PolynomialAverage
 from lossatlas.steering.penalties.terms import check_share
+from lossatlas.steering.polynomial_average import PolynomialAverage
 from lossatlas.steering.shards import local
 
 # The least share of a tensor that counts as moved: a mask that is all but empty scales no more.
