@@ -104,8 +104,8 @@ def rate_note(curve: Curve) -> str:
     peak = float(rates.max())
     if last <= NO_RATE * peak:
         return (
-            "the learning rate has fallen to zero, so that this run is over: the forecast is "
-            "for a longer run, and this log alone cannot check that"
+            "the learning rate has fallen to zero, so that this run is over: a new run with a "
+            "longer schedule may end lower, which this log alone cannot tell"
         )
     if last < 0.99 * peak:
         return (
