@@ -58,9 +58,9 @@ class WeightAverage:
             walked again or do not fit `forward`.
 
     Examples:
-        >>> import lossatlas as la
+        >>> from lossatlas.steering import EMA
         >>> model = nn.Linear(1, 1, bias=False)
-        >>> average = la.EMA(model, decay=0.5)
+        >>> average = EMA(model, decay=0.5)
         >>> for value in (1.0, 2.0):
         ...     _ = nn.init.constant_(model.weight, value)
         ...     average.update()
