@@ -1,6 +1,10 @@
 """An adaptive map of ResNet-20: evaluations, error on held-out points, CPU time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import product
+from unittest.mock import patch
 
 import harness
 import numpy as np
@@ -9,7 +13,8 @@ from harness import Row
 from numpy.typing import NDArray
 
 import lossatlas as la
-from lossatlas.landscape.engines import Task, build
+from lossatlas.landscape.engines import Engine, Task, build
+from lossatlas.landscape.engines.plain import PlainEngine
 from lossatlas.landscape.plane import Plane
 from lossatlas.rng import derive_seed
 
@@ -56,8 +61,49 @@ def rows() -> list[Row]:
             f"{land.engine} engine; a forward takes {forward.median:.2f} s, "
             f"the median of {_FORWARDS} (least {forward.minimum:.2f})",
         ),
+        *_passes(),
         box(),
     ]
+
+
+def _passes() -> list[Row]:
+    """Evaluations of a small network for a map, those of the comparison of engines included."""
+    objective = subjects.small_network().objective
+    found, errors = [], []
+    for span, seed in product((0.5, 1.0, 2.0), range(3)):
+        plane = la.random_plane(objective, seed=seed)
+        full = la.map_plane(objective, plane, span=span, points=21, adaptive=False)
+        with _counted() as count:
+            land = la.map_plane(objective, plane, span=span, points=21)
+        found.append(sum(count))
+        errors.append(np.abs(land.values - full.values).max() / full.range)
+    what = "21x21 adaptive map, MLP 784-64-10, batch 512, passes in all"
+    note = f"the median of {len(found)} maps of spans .5, 1 and 2; at most {max(found)}"
+    return [
+        Row(what, "every point", float(np.median(found)), 441, "points", "<= 60 points", note),
+        Row(f"{what}: largest true error", ours=100 * float(np.mean(errors)), unit="%"),
+    ]
+
+
+@contextmanager
+def _counted() -> Iterator[list[int]]:
+    """Points that engines evaluate, and the two of the plain loop to compare with."""
+    count: list[int] = []
+    evaluate, look = Engine.evaluate, PlainEngine.first_look
+
+    def counted(engine: Engine, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+        count.append(len(coordinates))
+        return evaluate(engine, coordinates)
+
+    def counted_look(engine: PlainEngine, corner: NDArray[np.float64]) -> NDArray[np.float64]:
+        count.append(2)
+        return look(engine, corner)
+
+    with (
+        patch.object(Engine, "evaluate", counted),
+        patch.object(PlainEngine, "first_look", counted_look),
+    ):
+        yield count
 
 
 def box() -> Row:

@@ -14,11 +14,14 @@ from subjects import Case
 
 import lossatlas as la
 from lossatlas.landscape.engines import Task, build, select
+from lossatlas.landscape.engines.choice import EngineName
 
 _POINTS = 7 if harness.QUICK else 21
 _IMAGES = 64 if harness.QUICK else 512
 _OURS, _REFINED, _LOOP = "every point", "refined", "state_dict loop"
 _LLAND, _SCAPER = "loss-landscapes 3.0.6", "Landscaper 1.3.1"
+# Width, layers, sequences, tokens.
+_SMALL_TRANSFORMERS = ((16, 1, 4, 8), (16, 4, 4, 8), (32, 2, 4, 16), (64, 2, 4, 16))
 
 
 def rows() -> list[Row]:
@@ -27,7 +30,14 @@ def rows() -> list[Row]:
     Returns:
         One row a comparison.
     """
-    return [*_small_network(), _resnet(), *_language_model(), _survey(), *_overhead()]
+    return [
+        *_small_network(),
+        _resnet(),
+        *_small_transformers(),
+        *_language_model(),
+        _survey(),
+        *_overhead(),
+    ]
 
 
 def _small_network() -> list[Row]:
@@ -79,6 +89,37 @@ def _resnet() -> Row:
         theirs=times["forward"].ms,
         goal=">= 2.3x",
         note=f"{engine.name} engine, with standard errors; least {_least(times, len(points))}",
+    )
+
+
+def _small_transformers() -> list[Row]:
+    """Points of a transformer side by side, where calls cost more than what they compute."""
+    return [_small_transformer(*sizes) for sizes in _SMALL_TRANSFORMERS]
+
+
+def _small_transformer(width: int, layers: int, sequences: int, tokens: int) -> Row:
+    torch.manual_seed(0)
+    model = subjects.TiedTransformer(64, width, layers, 4).eval()
+    data = tuple(torch.randint(64, (2, sequences, tokens)))
+    objective = la.Objective(model, subjects.sequence_losses, [data], check=False)
+    plane = la.random_plane(objective, seed=0)
+    engines: dict[str, EngineName] = {_OURS: "auto", "plain loop": "plain"}
+    jobs = {
+        name: partial(
+            la.map_plane, objective, plane, points=_POINTS, adaptive=False, engine=engine
+        )
+        for name, engine in engines.items()
+    }
+    land = jobs[_OURS]()
+    off = float(np.abs(land.values / jobs["plain loop"]().values - 1).max())
+    times = harness.interleaved(jobs, rounds=3)
+    return Row(
+        f"{_POINTS}x{_POINTS} map, GPT {layers}x{width}, {sequences} x {tokens} tokens",
+        "plain loop",
+        ours=times[_OURS].ms,
+        theirs=times["plain loop"].ms,
+        goal=">= 1.2x",
+        note=f"every point computed, {land.engine} engine; differs from the loop by {off:.0e}",
     )
 
 

@@ -105,3 +105,20 @@ def test_errors_of_interpolated_values_hold(maps):
     too_sure = land.stderr[gaps] < 0.9 * truth.stderr[gaps]
     assert np.count_nonzero(too_sure) <= 0.05 * np.count_nonzero(gaps)
     assert missed.max() <= land.interpolation_error + 1e-5
+
+
+def test_the_sentence_says_what_was_computed_and_what_was_not(maps):
+    land, truth = maps
+    told = " ".join(land.sentences())
+    exact = "highest point were computed; saddles between minima may be interpolated"
+    assert (exact in told) == (not land.computed.all())
+    tree, full = la.merge_tree(land), la.merge_tree(truth)
+    assert all(
+        abs(tree.saddle_values[k] - barrier_of(full, tree, k)) <= land.interpolation_error
+        for k in np.flatnonzero(tree.certain[tree.ended])
+    )
+
+
+def barrier_of(full, tree, merge):
+    minima = tree.minima[[tree.ended[merge], tree.into[merge]]]
+    return full.barrier(*(int(k) for k in full.basins.flat[minima]))

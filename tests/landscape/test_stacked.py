@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
-from lossatlas.landscape.engines import Task, build, select
+from lossatlas.landscape.engines import Engine, Task, build, select
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
@@ -196,3 +196,43 @@ def test_folded_pieces_have_the_error_of_their_batches():
     points = np.array([[0.2, 0.1], [0.5, -0.3]])
     want = build(task, "plain").evaluate(points)
     np.testing.assert_allclose(engine.evaluate(points), want, rtol=1e-5)
+
+
+class OfAll(nn.Module):
+    """Divides by the largest entry there is: with points side by side, of another point."""
+
+    def forward(self, x):
+        return x / x.abs().amax().clamp(min=50.0)
+
+
+@pytest.mark.parametrize("span", [1.0, 30.0, "auto"])
+def test_what_only_points_far_away_disturb_is_not_stacked(span):
+    # Near the origin the limit holds; the rim of the map is beyond it.
+    objective = la.Objective(perceptron(OfAll(), nn.ReLU(), wide=20), CE, [(X, Y)])
+    plain, fast = maps(objective, span=span)
+    np.testing.assert_allclose(fast.values, plain.values, rtol=1e-6)
+    if span == 30.0:
+        assert fast.engine == "batched"
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_points_that_are_compared_are_points_of_the_map(adaptive, monkeypatch):
+    counts = {"plain": 0, "stacked": 0}
+    evaluate = Engine.evaluate
+
+    def counted(engine, coordinates):
+        counts[engine.name] += len(coordinates)
+        return evaluate(engine, coordinates)
+
+    monkeypatch.setattr(Engine, "evaluate", counted)
+    objective = la.Objective(perceptron(nn.Tanh()), CE, [(X, Y)])
+    plane = la.random_plane(objective, seed=1)
+    land = la.map_plane(objective, plane, points=21, adaptive=adaptive)
+    # Two points are evaluated twice, by the plain loop and by the engine: the origin of the
+    # map is the former's, the other point the latter's.
+    assert land.engine == "stacked"
+    assert counts == {"plain": 0, "stacked": land.evaluations}
+    truth = la.map_plane(objective, plane, points=21, adaptive=False, engine="plain")
+    np.testing.assert_allclose(
+        land.values[land.computed], truth.values[land.computed], rtol=1e-6
+    )

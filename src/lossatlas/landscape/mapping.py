@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -141,8 +142,10 @@ def _look(task: Task, span: object, engine: EngineName) -> tuple[Ranges, Choice 
         return ranges(task.plane.bounds, task.plane.dimension), None, {}
     chosen = checked_center(select(task, engine, np.full(task.plane.dimension, START)))
     found, seen = widen(chosen, narrowest(chosen))
-    known = seen if chosen.engine.independent else {}
-    return ranges(found.span, task.plane.dimension), chosen, known
+    if not chosen.engine.independent:
+        # What was seen beside other points has other bits.
+        seen, chosen = {}, replace(chosen, seen={})
+    return ranges(found.span, task.plane.dimension), chosen, seen
 
 
 @result("map-plan")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.io import Provenance, run_identity
-from lossatlas.landscape.adaptive import WORST, Refined, refine
+from lossatlas.landscape.adaptive import WORST, Refined, first_points, refine
 from lossatlas.landscape.engines import Choice, Task, select
 from lossatlas.landscape.engines.choice import EngineName
 from lossatlas.landscape.engines.task import Known
@@ -66,15 +67,35 @@ class Request:
 
     def start(self, engine: EngineName) -> Choice:
         """Choose an engine and look at the origin."""
-        return checked_center(select(self.task, engine, self._corner(engine)))
+        # Points of the map: what is seen there need not be evaluated again.
+        rim = np.array(list(product(*self.ranges)))
+        return checked_center(select(self.task, engine, self._corner(engine), rim))
 
     def _corner(self, engine: EngineName) -> Array:
         if self.task.objective.placed is None and engine != "in_place":
-            # A point of the map: what is seen there need not be evaluated again.
-            return np.array([_beside_origin(axis) for axis in self.axes])
+            return self._early_point()
         # No row of a grid, so that a model which is level at special places shows it moves.
         low, high = (np.array(side) for side in zip(*self.ranges, strict=True))
         return np.asarray(low + _PLACE * (high - low))
+
+    def _early_point(self) -> Array:
+        # One with which the map begins, and on no axis where there is such a one.
+        if self.adaptive:
+            places = np.argwhere(first_points(self._shape, self._seed))
+            points = np.stack([axis[k] for axis, k in zip(self.axes, places.T, strict=True)], 1)
+            off = np.abs(places - _PLACE * (self.points - 1)).sum(axis=1)
+            off[(points == 0).any(axis=1)] = np.inf
+            if np.isfinite(off).any():
+                return np.asarray(points[off.argmin()])
+        return np.array([_beside_origin(axis) for axis in self.axes])
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (self.points,) * len(self.ranges)
+
+    @property
+    def _seed(self) -> int:
+        return derive_seed("held out", self.points, len(self.ranges))
 
     def measured(self, chosen: Choice) -> str:
         """What a loss and metrics return: functions have no name to compare, values have."""
@@ -120,7 +141,7 @@ class Request:
         Returns:
             The map.
         """
-        axes, shape = self.axes, (self.points,) * len(self.ranges)
+        axes, shape = self.axes, self._shape
         columns = len(next(iter(known.values())))
         at = [{value: k for k, value in enumerate(axis.tolist())} for axis in axes]
         first = [
@@ -141,7 +162,6 @@ class Request:
             return values
 
         if self.adaptive:
-            seed = derive_seed("held out", self.points, len(shape))
             # Leverage and counts are read where points were computed.
             return refine(
                 evaluate,
@@ -149,7 +169,7 @@ class Request:
                 columns,
                 self._asked,
                 noise=_half_errors,
-                seed=seed,
+                seed=self._seed,
                 first=first,
                 exact=2,
             )

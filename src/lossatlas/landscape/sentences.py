@@ -161,11 +161,15 @@ def _interpolation(land: "Landscape") -> str:
         return f"{text}; the error of the interpolation was not measured."
     share = f"{percent(land.interpolation_error / land.range)} of the range, "
     is_exact = not extremes(land.values, land.computed).any()
-    exact = " Its minima, its lowest and its highest point were computed." if is_exact else ""
+    exact = (
+        " Its minima, its lowest and its highest point were computed; saddles between minima "
+        "may be interpolated, with that error."
+    )
     return (
         f"{text}. Each of {count(land.held_out, 'computed point')} was also predicted from the "
         "others: interpolated losses are off by "
         f"{number(land.interpolation_rms, 2)} (root mean square), and by at most "
         f"{number(land.interpolation_error, 2)} "
-        f"({share if land.range > 0 else ''}95 % confidence).{exact}"
+        f"({share if land.range > 0 else ''}95 % confidence)."
+        f"{exact if is_exact else ''}"
     )

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal, get_args
 
@@ -80,24 +80,20 @@ class Choice:
         engine: serves the task.
         center: the quantities at the origin, from the origin itself, as a row of what engines
             return.
-        corner: coordinates of the point that was compared on, and its quantities, where the
-            engine gives the same.
+        seen: what the engine gave at other points, by coordinates.
     """
 
     engine: Engine
     center: Array
-    corner: tuple[Array, Array] | None = None
+    seen: Known = field(default_factory=dict)
 
     @property
     def known(self) -> Known:
         """What a map need not evaluate again."""
-        found = {(0.0,) * self.engine.task.plane.dimension: self.center}
-        if self.corner is not None:
-            found[tuple(self.corner[0].tolist())] = self.corner[1]
-        return found
+        return {**self.seen, (0.0,) * self.engine.task.plane.dimension: self.center}
 
 
-def select(task: Task, name: str, corner: Array) -> Choice:
+def select(task: Task, name: str, corner: Array, company: Array | None = None) -> Choice:
     """The engine to use; a fast one only if it equals the plain loop on this very task.
 
     The rule: in place where the objective moves weights so; streaming where several copies of
@@ -109,6 +105,9 @@ def select(task: Task, name: str, corner: Array) -> Choice:
         task: what to evaluate.
         name: what the user asked for; "auto" for the rule.
         corner: a point to compare on beside the origin, shape (dimension,).
+        company: points far from both that a map evaluates anyway, shape (points, dimension);
+            engines that evaluate points side by side must give the same beside them. By
+            default eight times as far as `corner`, on both sides.
 
     Returns:
         The engine, with the quantities at the origin.
@@ -122,10 +121,12 @@ def select(task: Task, name: str, corner: Array) -> Choice:
     if task.objective.placed is not None or name == "in_place":
         return _in_place(task.shared(), name, corner)
     ranks = task.objective.ranks
+    if company is None:
+        company = np.stack([_FAR * corner, -_FAR * corner])
     if ranks is None:
-        return _select(task, name, corner)
+        return _select(task, name, corner, company)
     alone = replace(task, objective=task.objective.sampled)
-    found = ranks.together(lambda: _select(alone, name, corner).engine.name)
+    found = ranks.together(lambda: _select(alone, name, corner, company).engine.name)
     # Processes that would choose differently all take what serves everything.
     found = found if len(set(ranks.gather(found))) == 1 else "plain"
     shared = task.shared()
@@ -156,7 +157,7 @@ def _in_place(task: Task, name: str, corner: Array) -> Choice:
     return Choice(engine, look[0])
 
 
-def _select(task: Task, name: str, corner: Array) -> Choice:
+def _select(task: Task, name: str, corner: Array, company: Array) -> Choice:
     candidates = _candidates(task) if name == "auto" else [name]
     if candidates == ["streaming"]:
         return _streaming(task, corner)
@@ -167,20 +168,20 @@ def _select(task: Task, name: str, corner: Array) -> Choice:
     look = slow.first_look(corner)
     if corner.any():
         check_moves(task, look)
-    known = _Known(np.stack([np.zeros_like(corner), corner]), look)
+    points = np.stack([np.zeros_like(corner), corner, *company])
     for candidate in candidates:
         if candidate == "plain":
             break
-        engine = _agreeing(task, candidate, known, wanted=name)
-        if not isinstance(engine, str):
-            return Choice(engine, look[0])
+        found = _agreeing(task, candidate, points, look, wanted=name)
+        if not isinstance(found, str):
+            return found
         if name != "auto":
             raise ArgumentError(
-                f'engine="{name}" cannot serve this model ({engine}); use engine="auto".'
+                f'engine="{name}" cannot serve this model ({found}); use engine="auto".'
             )
-        logger.info("engine %s left out: %s", candidate, engine)
+        logger.info("engine %s left out: %s", candidate, found)
     _check_plain(task, slow, corner)
-    return Choice(slow, look[0], (corner, look[1]))
+    return Choice(slow, look[0], {tuple(corner.tolist()): look[1]})
 
 
 def _streaming(task: Task, corner: Array) -> Choice:
@@ -351,16 +352,12 @@ def _candidates(task: Task) -> list[str]:
     return []
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What the plain loop gave."""
-
-    coordinates: Array
-    values: Array
-
-
-def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | str:
-    # The engine, or the reason why not.
+def _agreeing(
+    task: Task, name: str, points: Array, look: Array, *, wanted: str
+) -> Choice | str:
+    # The engine and what it gave, or the reason why not. The plain loop looked at the first
+    # points; the others keep them company where points are evaluated side by side: what is
+    # reduced over points would show.
     against = _against(task, name)
     if against is not None:
         return against
@@ -372,17 +369,19 @@ def _agreeing(task: Task, name: str, known: _Known, *, wanted: str) -> Engine | 
             inner = engine.inner if isinstance(engine, HeldEngine) else engine
             if wanted == "auto" and isinstance(inner, BatchedEngine) and inner.drawback:
                 return inner.drawback
-            fast = engine.evaluate(known.coordinates)
-            stacked = isinstance(inner, StackedEngine)
-            company = _in_company(engine, known.coordinates) if stacked else []
+            if not isinstance(inner, StackedEngine):
+                points = points[: len(look)]
+            fast = engine.evaluate(points)
     except _UNSUPPORTED as error:
         # Whatever a model, loss or metric does that vmap or folding does not support shows
         # here, once: the plain loop has been at the same points without a fault.
         cause = error if error.__cause__ is None else error.__cause__
         return ": ".join([type(cause).__name__, *str(cause).splitlines()[:1]])
-    worst = max(_difference(found, known.values) for found in (fast, *company))
+    worst = _difference(fast[: len(look)], look)
     if worst <= _tolerance(task):
-        return engine
+        return Choice(
+            engine, look[0], dict(zip(map(tuple, points.tolist()), fast, strict=True))
+        )
     return f"it differs from the plain loop by {worst:.1e}"
 
 
@@ -394,15 +393,6 @@ def _tolerance(task: Task) -> float:
     rounding = kernel_rounding(task.objective.model, value)
     coarse = rounding > torch.finfo(like.dtype).eps
     return max(TOLERANCE, rounding / 16) if coarse else TOLERANCE
-
-
-def _in_company(engine: Engine, coordinates: Array) -> list[Array]:
-    # The same points beside others far away: what is reduced over points would show.
-    far = [side * _FAR * coordinates[-1:] for side in (1, -1)]
-    return [
-        engine.evaluate(np.concatenate([coordinates, other]))[: len(coordinates)]
-        for other in far
-    ]
 
 
 def _against(task: Task, name: str) -> str | None:

@@ -12,6 +12,9 @@ from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of, colu
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Batch, Moments
 
+# The largest block whose release raises the limit up to which glibc keeps freed memory.
+_RELEASED = 31 << 20
+
 
 class PlainEngine(Engine):
     """Every point through the model as it is; serves any model, loss and mode.
@@ -48,6 +51,7 @@ class PlainEngine(Engine):
                     here = index
                 task.add(moments, task.measure(batch), batch, index)
 
+        _keep_freed_memory()
         alone = task.plane.buffers is not None or task.objective.volatile.matters
         with torch.no_grad(), task.objective.session(), recall.answering():
             if alone or task.objective.joins_statistics:
@@ -86,6 +90,12 @@ class PlainEngine(Engine):
             task.unmoved.take(watch.found())
             self.recall(task.unmoved)
         return moments
+
+
+def _keep_freed_memory() -> None:
+    # Activations that are given back to the system after a point are taken again, page by
+    # page, at the next one: up to a fifth of its time. This block is never written to.
+    torch.empty(_RELEASED, dtype=torch.uint8)
 
 
 def at_origin(task: Task) -> Array:
