@@ -369,3 +369,40 @@ def test_what_cannot_be_planned_is_said():
     with pytest.raises(ArgumentError, match="`probes`: the memory of 'trace' depends on limit"):
         plan_memory(given, "trace", probes=3)
     assert plan_memory(given, "trace").sentences()[0].startswith("'trace' holds about")
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, width, **options):
+        super().__init__()
+        self.steps = getattr(nn, kind)(width, width, batch_first=True, **options)
+        sides = 2 if options.get("bidirectional") else 1
+        self.head = nn.Linear(sides * width, 3)
+
+    def forward(self, given):
+        return self.head(self.steps(given)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name", "width"),
+    [
+        ("GRU", {}, "gradient", 24),
+        ("GRU", {}, "trace", 24),
+        ("GRU", {"num_layers": 2, "bidirectional": True}, "gradient", 24),
+        ("RNN", {"nonlinearity": "relu"}, "trace", 24),
+        ("LSTM", {}, "gradient", 64),
+        ("LSTM", {"bias": False, "num_layers": 2}, "gradient", 64),
+    ],
+)
+def test_recurrent_layers_are_counted_as_a_processor_runs_them(kind, options, name, width):
+    drawn = generator("recurrent memory")
+    model = Recurrent(kind, width, **options)
+    given = [
+        (torch.randn(16, 30, width, generator=drawn), torch.arange(16) % 3) for _ in range(2)
+    ]
+    objective = la.Objective(model, la.supervised(F.cross_entropy), given, check=False)
+    limits = {"limit": 4, "rows": 2} if name == "trace" else {}
+    plan = plan_memory(objective, name, **limits)
+    assert not plan.unknown
+    with AllocationCounter() as counter:
+        objective.gradient() if name == "gradient" else la.trace(objective, **limits)
+    assert 0.9 <= plan.memory / counter.peak <= 1.2

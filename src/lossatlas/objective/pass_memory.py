@@ -18,6 +18,7 @@ from lossatlas.objective.gathered import is_compiled, without_sharding
 from lossatlas.objective.in_place import offloaded
 from lossatlas.objective.kernel_memory import fused_attention, workspace
 from lossatlas.objective.lines import FEW
+from lossatlas.objective.recurrent_memory import recurrent_layers
 from lossatlas.objective.swap import swapped_in
 from lossatlas.objective.weighted import total_of
 from lossatlas.tracebacks import reason_of
@@ -160,11 +161,15 @@ def _peak(
         )
         for name, value in every.items()
     }
-    kernels = workspace if objective.device.type == "cpu" else _no_workspace
+    here = objective.device.type == "cpu"
+    kernels = workspace if here else _no_workspace
     # What is differentiated twice takes no fused kernel.
-    attention = fused_attention() if run in {_value, _gradient} else nullcontext()
+    once = run in {_value, _gradient}
+    attention = fused_attention() if once else nullcontext()
+    recurrent = recurrent_layers(twice=not once) if here else nullcontext()
     with (
         attention,
+        recurrent,
         torch.device("meta"),
         torch.set_grad_enabled(needs),
         without_sharding(objective.model),
