@@ -140,22 +140,27 @@ def losses_with_own_statistics():
     return losses
 
 
-def test_running_statistics_are_estimated_anew_and_it_is_said(monkeypatch, capsys):
-    files = "n0.safetensors", "n1.safetensors"
+def test_asked_for_running_statistics_are_estimated_anew_and_it_is_said(monkeypatch, capsys):
+    files = "n0.safetensors", "n1.safetensors", "--mode", "recalibrated"
     found = compared(monkeypatch, capsys, *files, "--model", "mine.py:normed")
     assert found["mode"] == "recalibrated"
-    assert "estimated anew" in found["notes"][0]
-    assert f"{losses_with_own_statistics()[0]:.1f}" in found["notes"][1]
+    assert any("were estimated anew from these data" in note for note in found["notes"])
+    (saved,) = [note for note in found["notes"] if "as saved (mode eval)" in note]
+    one, two = (f"{loss:.1f}" for loss in losses_with_own_statistics())
+    assert f"the loss is {one}" in saved
+    assert f"halfway and {two}" in saved
     kept = la.load("comparison/comparison.nc")
     # The center of each map is the end of the line: one and the same treatment.
     assert kept.first.values[2, 2] == pytest.approx(kept.line.values[0], rel=1e-6)
     assert kept.second.values[2, 2] == pytest.approx(kept.line.values[-1], rel=1e-5)
 
 
-def test_in_mode_eval_each_checkpoint_keeps_its_own_statistics(monkeypatch, capsys):
+def test_each_checkpoint_keeps_its_own_statistics(monkeypatch, capsys):
     files = "n0.safetensors", "n1.safetensors"
-    found = compared(monkeypatch, capsys, *files, "--model", "mine.py:normed", "--mode", "eval")
-    assert "interpolated between them like weights" in found["notes"][0]
+    found = compared(monkeypatch, capsys, *files, "--model", "mine.py:normed")
+    assert found["mode"] == "eval"
+    assert any("interpolated between the checkpoints" in note for note in found["notes"])
+    assert any("With running statistics estimated anew" in note for note in found["notes"])
     kept = la.load("comparison/comparison.nc")
     for k, (own, land) in enumerate(
         zip(losses_with_own_statistics(), (kept.first, kept.second), strict=True)

@@ -1,6 +1,7 @@
 """`lossatlas connect`, `merge`, `soup` and `edit` as a user types them."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from lossatlas.text import unbroken
 FACTORY = """import torch
 def plain():
     return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+def tied():
+    first, last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    last.weight = first.weight
+    return torch.nn.Sequential(first, torch.nn.Tanh(), last)
 def normed():
     from torch.nn import BatchNorm1d, Linear, Sequential
     return Sequential(Linear(4, 5), BatchNorm1d(5), Linear(5, 3))
@@ -52,7 +57,8 @@ def place(monkeypatch, tmp_path):
 
 
 def run(monkeypatch, capsys, *arguments):
-    code, out, error = call(monkeypatch, capsys, *arguments, "--json", *QUICK)
+    # The last one counts.
+    code, out, error = call(monkeypatch, capsys, arguments[0], *QUICK, *arguments[1:], "--json")
     assert code == 0, error
     return json.loads(out)
 
@@ -154,18 +160,108 @@ def test_a_first_run_says_its_sentences_once(command, monkeypatch, capsys):
         assert sentence not in " ".join(error.split())
 
 
-def test_statistics_of_a_merge_are_those_of_the_data(monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["merge", "soup"])
+def test_written_weights_have_statistics_that_give_the_printed_loss(
+    command, monkeypatch, capsys
+):
     files = [f"n{k}.safetensors" for k in range(3)]
-    code, _, error = call(
-        monkeypatch, capsys, "merge", *files, "--model", "mine.py:normed",
-        "--data", "npz:d.npz",
-    )  # fmt: skip
+    for mode, said in (
+        ("eval", "with an average of them"),
+        ("recalibrated", "anew from these"),
+    ):
+        found = run(
+            monkeypatch, capsys, command, *files, "--model", "mine.py:normed", "--mode", mode,
+            "--out", f"{mode}.safetensors",
+        )  # fmt: skip
+        assert found["mode"] == mode
+        assert any(said in text for text in found["sentences"])
+        written = load_file(f"{mode}.safetensors")
+        assert normed_loss(written) == pytest.approx(found["estimates"]["loss"]["value"])
+        members = range(3) if command == "soup" else (1, 2)
+        means = torch.stack([weights(k, NORMED)["1.running_mean"] for k in members])
+        x = torch.tensor(np.load("d.npz", allow_pickle=False)["x"])
+        inner = F.linear(x, written["0.weight"], written["0.bias"])
+        expected = {"eval": means.mean(0), "recalibrated": inner.view(3, 20, -1).mean((0, 1))}
+        assert torch.allclose(written["1.running_mean"], expected[mode], atol=1e-5)
+
+
+def normed_loss(state):
+    """The loss of a file with BatchNorm by a plain loop, loaded with strict=True."""
+    space = {}
+    exec(FACTORY, space)
+    model = space["normed"]()
+    model.load_state_dict(model.state_dict() | state, strict=True)
+    held = np.load("d.npz", allow_pickle=False)
+    with torch.no_grad():
+        out = model.eval()(torch.tensor(held["x"]))
+    return F.cross_entropy(out, torch.tensor(held["y"])).item()
+
+
+@pytest.mark.parametrize("command", ["merge", "soup", "connect"])
+def test_tied_parameters_are_written_as_they_were_measured(command, monkeypatch, capsys):
+    shapes = {"0.weight": (4, 4), "0.bias": (4,), "2.bias": (4,)}
+    files = [f"t{k}.safetensors" for k in range(3)]
+    for k, file in enumerate(files):
+        save_file(weights(k, shapes), file)
+    given = ["--kind", "bezier", "--steps", "3"] if command == "connect" else []
+    given = [*files[: 2 if given else 3], *given]
+    found = run(
+        monkeypatch,
+        capsys,
+        command,
+        *given,
+        "--model",
+        "mine.py:tied",
+        "--out",
+        "o.nc" if command == "connect" else "o.safetensors",
+    )
+    written = load_file(found["files"]["bend" if command == "connect" else "weights"])
+    assert torch.equal(written["0.weight"], written["2.weight"])
+    result = la.load(found["files"]["results"])
+    expected = result.bends[0] if command == "connect" else result.params
+    assert torch.equal(written["0.weight"], expected["0.weight"])
+
+
+def test_five_commands_print_one_loss_for_one_checkpoint(monkeypatch, capsys):
+    files = ["n1.safetensors", "n2.safetensors"]
+    own = [pytest.approx(normed_loss(load_file(file)), rel=1e-5) for file in files]
+    given = [*files, "--model", "mine.py:normed"]
+    path = run(monkeypatch, capsys, "connect", *given)
+    assert [path["path"]["loss"][k] for k in (0, -1)] == own
+    merged = run(monkeypatch, capsys, "merge", *given, "--compare", "average", "--out", "m")
+    assert [merged["losses"][n]["value"] for n in ("base", files[1])] == own
+    chosen = run(monkeypatch, capsys, "choose", *given, "--no-sharpness")
+    assert [chosen["estimates"][f"loss_of_n{k}"]["value"] for k in (1, 2)] == own
+    few = ["--points", "5", "--span", "0.1"]
+    pair = run(monkeypatch, capsys, "survey", *given, *few)
+    assert [pair[side]["loss"] for side in ("first", "second")] == own
+    run(monkeypatch, capsys, "survey", files[0], *given[2:], *few, "--out", "one")
+    assert la.load("one/survey.nc").loss.value == own[0]
+    assert {each["mode"] for each in (path, merged, chosen, pair)} == {"eval"}
+
+
+def test_the_best_is_written_by_the_command_that_is_named(monkeypatch, capsys, place):
+    # Each fits one half of the data: their mean has the lowest loss.
+    for k, name in enumerate(("step 10.safetensors", "step 20.safetensors")):
+        state = {key: torch.zeros(shape) for key, shape in PLAIN.items()}
+        state["2.bias"][:2] = torch.tensor([4.0, -4.0]) * (-1) ** k
+        save_file(state, place / name)
+    given = "--batch-size", "7", "--no-sharpness"
+    found = run(
+        monkeypatch, capsys, "choose", "step 10.safetensors", "step 20.safetensors", *given
+    )
+    assert found["best"] == "mean of step 10 and step 20"
+    (told,) = [text for text in found["sentences"] if "No file holds" in text]
+    command = shlex.split(told.split("`")[1])
+    assert command[:2] == ["lossatlas", "soup"]
+    assert "npz:d.npz" in command
+    page = (place / "choice" / "choice.html").read_text()
+    assert "lossatlas soup" in unbroken(page)
+    code, out, error = call(monkeypatch, capsys, *command[1:], "--json", "--quiet")
     assert code == 0, error
-    assert "estimated anew" in error
-    written = load_file("merged.safetensors")
-    x = torch.tensor(np.load("d.npz", allow_pickle=False)["x"])
-    inner = F.linear(x, written["0.weight"], written["0.bias"])
-    assert torch.allclose(written["1.running_mean"], inner.mean(0), atol=1e-5)
+    loss = json.loads(out)["estimates"]["loss"]["value"]
+    assert loss == found["estimates"]["loss_of_mean_of_step_10_and_step_20"]["value"]
+    assert loss == pytest.approx(loss_of(load_file("mean.safetensors")), rel=1e-5)
 
 
 def test_a_folder_or_a_name_takes_all_files(monkeypatch, capsys, place):

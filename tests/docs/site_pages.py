@@ -59,6 +59,7 @@ WRITES = {
     "docs/tutorials/learning-rate.md": {"survey"},
     "docs/tutorials/merge.md": {
         "average.safetensors",
+        "fitting.safetensors",
         "compared",
         "connection",
         "merged.safetensors",

@@ -28,7 +28,7 @@ CHOICES = [
     ("curvature:activations", "reduce", "curvature.activations:REDUCTIONS"),
     ("curvature:activations", "side", "curvature.activations:SIDES"),
     ("weights:align", "by", "weights.align:WAYS"),
-    ("weights:connect", "kind", "weights.connect:KINDS"),
+    ("weights:connect", "kind", "weights.paths:KINDS"),
     ("weights:connect", "repair", "weights.connect:REPAIRS"),
     ("weights:edit_curve", "score", "weights.edit:SCORES"),
     ("weights:factors", "likelihood", "curvature.matrices:LIKELIHOODS"),

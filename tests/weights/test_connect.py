@@ -77,12 +77,12 @@ def test_a_line_that_lies_below_at_every_position_is_not_called_a_barrier_above_
 def test_an_error_of_zero_is_never_shown_without_its_reason():
     same = connect(task(lambda w: w @ w, noise=1.0), at(1, 2), at(1, 2))
     assert same.sentences() == (
-        "The two networks are equal: there is no path and no barrier between them.",
+        "The two networks have equal weights: there is no path and no barrier between them.",
     )
     flat = connect(task(lambda w: 0 * w.sum(), noise=1.0), at(1, 2), at(-1, 0))
     sunk = connect(task(lambda w: w @ w, noise=1.0), at(1, 2), at(-1, 0))
     for found, why in (
-        (same, "the two networks are equal"),
+        (same, "the two networks have equal weights"),
         (flat, "the loss of every example lies on that line"),
         (sunk, "none seen: the loss of no example is above"),
     ):

@@ -13,14 +13,13 @@ from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
 from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Objective
-from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
 from lossatlas.result import Result
 from lossatlas.training.checkpoints import save_weights
 from lossatlas.training.datasets import load_dataset
 from lossatlas.training.models import normalization_of
 from lossatlas.weights.adapters import is_adapter, with_adapter
-from lossatlas.weights.repair import running_statistics
+from lossatlas.weights.statistics import complete, state_dict_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +60,11 @@ class Checkpoints:
 
     def write(self, params: Params, file: Path) -> Path:
         """Write a network with all buffers; running statistics that fit it."""
+        return self.save(state_dict_of(*complete(self.objective, params, self.states[0])), file)
+
+    def save(self, state: Params, file: Path) -> Path:
+        """Write all of a state dict, which the model holds from then on."""
         model = self.subject.model
-        state = dict(self.states[0])
-        state |= {name: value for name, value in params.items() if name in state}
-        if self.objective.mode == "recalibrated":
-            moved = {name: state[name] for name in self.objective.params}
-            state |= running_statistics(self.objective, moved)
         model.load_state_dict(state)
         return save_weights(model.state_dict(), file)
 
@@ -94,12 +92,5 @@ def load_checkpoints(
     for parameter in subject.model.parameters() if subject.own is None else ():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
-    tracking = tracks_statistics(subject.model)
-    mode = settings.mode or ("recalibrated" if tracking and len(files) > 1 else "eval")
-    objective = subject.objective(mode)
-    if tracking and objective.mode == "recalibrated":
-        output.note(
-            "running statistics are estimated anew from the data for every network (mode "
-            "recalibrated)"
-        )
+    objective = subject.objective(settings.mode)
     return Checkpoints(subject, objective, tuple(states))

@@ -1,5 +1,7 @@
 """`lossatlas choose`: which of the checkpoints of a training to keep."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,12 +72,13 @@ def run(settings: ChooseSettings, output: Output) -> None:
             sharpness=settings.sharpness, localization=settings.localization,
             level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
         )  # fmt: skip
+    found = replace(found, writing=_writing(settings, files, found))
     written = {
         "results": found.save(destination.file("choice.nc")),
         "report": given.report(found, destination.file("choice.html"), "Which checkpoint"),
     }
     remove_ledger(ledger)
-    extra = {"best": found.best, "equal": found.equal}
+    extra = {"best": found.best, "equal": found.equal, "mode": given.objective.mode}
     title = "held-out loss, and how far it is above the lowest"
     output.result(found, title, _rows(found), files=written, extra=extra)
 
@@ -90,6 +93,19 @@ def _rows(found: "Choice") -> list[tuple[str, str, str, str]]:
         verdict = "lowest" if is_best else verdict
         rows.append((name, str(loss), "" if is_best else gap_text(gap), verdict))
     return rows
+
+
+# The command that writes a mean which is the best.
+def _writing(settings: ChooseSettings, files: tuple[Path, ...], found: "Choice") -> str:
+    if not found.parts:
+        return ""
+    given: list[str] = [str(files[k]) for k in found.parts]
+    for name, field in SubjectSettings.model_fields.items():
+        value = getattr(settings, name)
+        if value != field.default:
+            given += [f"--{name.replace('_', '-')}", str(value)]
+    line = shlex.join(["lossatlas", "soup", *given, "--out", "mean.safetensors"])
+    return f"`{line}` writes it"
 
 
 def _names(files: tuple[Path, ...]) -> list[str]:

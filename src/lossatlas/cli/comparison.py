@@ -12,30 +12,19 @@ from lossatlas.cli.output import Output
 from lossatlas.cli.pictures import write_pictures
 from lossatlas.cli.shared_options import SubjectSettings
 from lossatlas.cli.subject import Subject, load_subject
-from lossatlas.errors import ArgumentError
+from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.executor import Progress
 from lossatlas.io import remove_ledger
 from lossatlas.linalg.params import Params, fingerprint, snapshot
+from lossatlas.objective import Objective
 from lossatlas.objective.modes import Mode
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
 from lossatlas.surveys import Comparison, compare
 from lossatlas.surveys.comparison import comparison_ledgers
-from lossatlas.text import with_error
-
-_NOTES = {
-    "recalibrated": (
-        "The model keeps running statistics, and those of neither checkpoint fit the points "
-        "between: they were estimated anew from the data at every point, the two checkpoints "
-        "included (mode recalibrated)."
-    ),
-    "eval": (
-        "Running statistics were kept with each checkpoint and interpolated between them like "
-        "weights (mode eval): they do not fit the points between, and a barrier may come from "
-        "that alone."
-    ),
-    "train": "Normalization layers used the statistics of each batch (mode train).",
-}
+from lossatlas.text import as_sentence
+from lossatlas.weights.paired import halfway
+from lossatlas.weights.statistics import loss_text
 
 
 def report_comparison(
@@ -53,7 +42,7 @@ def report_comparison(
     for note in pair.notes:
         output.note(note)
     ledger = folder / "comparison.resume"
-    objective = pair.subject.objective(pair.mode)
+    objective = pair.objective
     with output.progress("mapping") as progress:
         found = compare(
             objective,
@@ -85,7 +74,7 @@ class _Pair:
     subject: Subject
     files: tuple[Path, ...]
     states: tuple[Params, Params]
-    mode: Mode
+    objective: Objective
     notes: tuple[str, ...]
 
 
@@ -104,13 +93,9 @@ def _loaded(settings: SubjectSettings, files: tuple[Path, ...]) -> _Pair:
             f"'{files[0]}' and '{files[1]}' hold the same weights; there is nothing to compare."
         )
     _release(subject.model, differing)
-    tracking = tracks_statistics(subject.model)
-    own = subject.own.mode if subject.own else None
-    mode = own or settings.mode or ("recalibrated" if tracking else "eval")
-    said = (*notes, *((_NOTES[mode],) if tracking else ()))
-    if mode == "recalibrated" and subject.own is None:
-        said += (_as_saved(subject, (first, second)),)
-    return _Pair(subject, files, (first, second), mode, said)
+    objective = subject.objective(settings.mode)
+    said = (*notes, *_otherwise(objective, first, second))
+    return _Pair(subject, files, (first, second), objective, said)
 
 
 # Weights that differ move along the line, also where training would hold them.
@@ -121,15 +106,25 @@ def _release(model: nn.Module, names: list[str]) -> None:
             parameter.requires_grad_(True)
 
 
-# Statistics estimated anew are not those of the file: a reader may know only the latter.
-def _as_saved(subject: Subject, states: tuple[Params, Params]) -> str:
-    losses: list[str] = []
-    for state in states[::-1]:
-        subject.model.load_state_dict(state)
-        loss = subject.objective("eval").evaluate()
-        losses.insert(0, with_error(loss.value, loss.stderr))
-    one, two = losses
-    return f"With the running statistics as saved the loss is {one} at A and {two} at B."
+# A barrier may come from statistics that do not fit the points between.
+def _otherwise(objective: Objective, first: Params, second: Params) -> tuple[str, ...]:
+    if objective.mode == "train" or not tracks_statistics(objective.model):
+        return ()
+    mode, how = _OTHER[objective.mode]
+    points = (first, halfway(first, second), second)
+    try:
+        one, middle, two = (loss_text(objective, mode, point) for point in points)
+    except AtlasError as error:
+        return (as_sentence(f"Losses {how} are not known: {error}"),)
+    return (
+        f"{how[0].upper()}{how[1:]} the loss is {one} at A, {middle} halfway and {two} at B.",
+    )
+
+
+_OTHER: dict[str, tuple[Mode, str]] = {
+    "eval": ("recalibrated", "with running statistics estimated anew (mode recalibrated)"),
+    "recalibrated": ("eval", "with the running statistics as saved (mode eval)"),
+}
 
 
 def _signed(found: Comparison, pair: _Pair, title: str) -> Comparison:

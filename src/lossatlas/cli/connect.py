@@ -87,7 +87,11 @@ def run(settings: ConnectSettings, output: Output) -> None:
         "excess_stderr": found.excess_stderr.tolist(),
         "metrics": {name: values.tolist() for name, values in found.metrics.items()},
     }
-    extra = {"path": path, "is_barrier_certain": found.is_barrier_certain}
+    extra = {
+        "path": path,
+        "is_barrier_certain": found.is_barrier_certain,
+        "mode": given.objective.mode,
+    }
     output.result(found, title, files=files, extra=extra)
 
 

@@ -104,12 +104,13 @@ def _merge(
     found = merge(given.objective, base, *experts, method=name, **options, **chosen)
     title = f"merged by {found.method}"
     files = {
-        "weights": given.write(found.params, destination.file("merged.safetensors")),
+        "weights": given.save(found.state_dict(), destination.file("merged.safetensors")),
         "results": found.save(destination.file("merged.nc")),
         "report": given.report(found, destination.file("merged.html"), title),
     }
     extra = {
         "method": found.method,
+        "mode": given.objective.mode,
         "against": _numbers(found.against),
         "coefficients": list(found.coefficients),
     }
@@ -141,6 +142,7 @@ def _compare(
     remove_ledger(ledger)
     extra = {
         "best": found.best,
+        "mode": given.objective.mode,
         "losses": _numbers(found.losses),
         "against": _numbers(found.against),
         "coefficients": {name: list(shares) for name, shares in found.coefficients.items()},

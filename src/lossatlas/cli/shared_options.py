@@ -41,8 +41,8 @@ class SubjectSettings(Strict):
     mode: Literal["eval", "train", "recalibrated"] | None = subject(
         None,
         "How BatchNorm behaves at each point: eval = stored statistics; train = those of the "
-        "batch; recalibrated = measured anew there. By default eval, and recalibrated where "
-        "two files are compared and the model keeps running statistics.",
+        "batch; recalibrated = measured anew there. By default eval: each checkpoint with its "
+        "own, and averages of checkpoints with the average of theirs.",
     )
     device: str = subject("cpu", DEVICE)
     seed: int = common(0, SEED, ge=0)

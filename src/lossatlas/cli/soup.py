@@ -16,7 +16,7 @@ from lossatlas.cli.shared_options import (
 )
 from lossatlas.settings import common, defaults, option
 
-_SOUP = defaults("weights.merge:soup")
+_SOUP = defaults("weights.soup:soup")
 _GREEDY = (
     "Take checkpoints in the order of their losses, and keep one only if the loss of the "
     "average does not rise."
@@ -52,12 +52,14 @@ def run(settings: SoupSettings, output: Output) -> None:
     found = soup(given.objective, *given.states, greedy=settings.greedy)
     destination = Destination(settings.out, WRITES)
     files = {
-        "weights": given.write(found.params, destination.file("soup.safetensors")),
+        "weights": given.save(found.state_dict(), destination.file("soup.safetensors")),
         "results": found.save(destination.file("soup.nc")),
         "report": given.report(found, destination.file("soup.html"), "Soup"),
     }
     kept = [str(ordered[k - 1]) for k in found.kept]
-    output.result(found, "soup", files=files, extra={"kept": kept})
+    output.result(
+        found, "soup", files=files, extra={"kept": kept, "mode": given.objective.mode}
+    )
 
 
 command = Command(

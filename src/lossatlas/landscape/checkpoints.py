@@ -14,7 +14,7 @@ from lossatlas.landscape.buffers import between, split_statistics
 from lossatlas.landscape.plane import Plane, plane
 from lossatlas.linalg.params import Params, add, dot, multiply, norm, subtract
 from lossatlas.objective import Objective
-from lossatlas.objective.point import State
+from lossatlas.objective.point import State, split_state
 
 Array = NDArray[np.float64]
 _MARGIN = 0.5
@@ -109,16 +109,37 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
     return along(*split_statistics(checkpoints), dimension)
 
 
-def states_of(objective: Objective, checkpoints: Sequence[Params]) -> list[State]:
+def states_of(
+    objective: Objective,
+    checkpoints: Sequence[Params],
+    *,
+    mode: str | None = None,
+    names: Sequence[str] = (),
+) -> list[State]:
     """Checkpoints of an objective's model, parameters and buffers told apart."""
-    states = [objective.split(point) for point in checkpoints]
-    names = [state.buffers.keys() for state in states]
-    for number, own in enumerate(names, 1):
-        missing = sorted(set().union(*names) - own)
+    called = names or [f"checkpoint {number}" for number in range(1, len(checkpoints) + 1)]
+    keep: set[str] = set()
+
+    def split(name: str, point: Params) -> State:
+        own, reads = objective.shapes, mode or objective.mode
+        try:
+            return split_state(objective.model, reads, own, point, keep)
+        except StructureError as error:
+            if not names:
+                raise
+            raise StructureError(f"`{name}` does not fit: {error}") from None
+
+    points = [*zip(called, checkpoints, strict=True)]
+    states = [split(*pair) for pair in points]
+    # What equals the model's in one of them belongs to it where another differs.
+    keep.update(*(state.buffers for state in states))
+    states = [split(*pair) for pair in points] if keep else states
+    for (name, _), state in zip(points, states, strict=True):
+        missing = sorted(keep - state.buffers.keys())
         if missing:
             raise StructureError(
-                f"checkpoint {number} holds no '{missing[0]}' but another does; give full "
-                "state dicts (model.state_dict()) of all, or parameters of all."
+                f"{name} holds no '{missing[0]}' but another does; give full state dicts "
+                "(model.state_dict()) of all, or parameters of all."
             )
     return states
 

@@ -28,6 +28,11 @@ NO_STATISTICS = (
     "The checkpoints came without running statistics, so those of the model are used at every "
     'point: give full state dicts (model.state_dict()), or mode="recalibrated".'
 )
+ESTIMATED_ANEW = (
+    "Running statistics were estimated anew from these data for all weights (mode "
+    "recalibrated), so losses differ from those with the statistics that checkpoints hold."
+)
+OF_THE_BATCH = "Normalization layers used the statistics of each batch (mode train)."
 _MOVING = (
     "Running statistics go with their weights and are interpolated between the checkpoints: "
     "they fit the checkpoints, and the points between only roughly, so a barrier may come from "
@@ -325,8 +330,10 @@ def _notes(values: Array, task: Task) -> tuple[str, ...]:
 
 def _buffer_notes(task: Task) -> list[str]:
     objective, plane = task.objective, task.plane
-    if objective.mode != "eval" or not tracks_statistics(objective.model):
+    if not tracks_statistics(objective.model):
         return []
+    if objective.mode != "eval":
+        return [ESTIMATED_ANEW if objective.mode == "recalibrated" else OF_THE_BATCH]
     if plane.buffers is None:
         through = plane.recipe.get("kind") in {"checkpoints", "trajectory"}
         return [NO_STATISTICS] if through else []

@@ -40,7 +40,14 @@ def _questions(result: Choice) -> tuple[Card, ...]:
         sure = sum(gain.interval()[1] < 0 for gain in result.gains)
         value = f"{sure} of {len(result.gains)} means of neighbors beat both of them"
         mark = "sure" if sure else ""
-        cards.append(Card("Does averaging neighbors help?", unknown or value, mark=mark))
+        cards.append(
+            Card(
+                "Does averaging neighbors help?",
+                unknown or value,
+                mark=mark,
+                sentences=result.written(),
+            )
+        )
     if result.flattest:
         cards.append(Card("Which of them is flattest?", result.flattest))
     return tuple(cards)

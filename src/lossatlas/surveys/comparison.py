@@ -37,7 +37,8 @@ from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.distances import bottleneck, wasserstein
 from lossatlas.topology.field import Connectivity, Floats
 from lossatlas.topology.mergetree import NO_SADDLE
-from lossatlas.weights.connect import Excess, connect
+from lossatlas.weights.connect import connect
+from lossatlas.weights.connection import Excess
 from lossatlas.weights.paired import EQUAL, rounded_away
 
 _BARRIER = Reference(

@@ -6,16 +6,18 @@ from lossatlas.weights.align import Alignment, align
 from lossatlas.weights.align_cost import AlignmentCost, alignment_cost
 from lossatlas.weights.align_many import JointAlignment, align_many
 from lossatlas.weights.choose import Choice, choose
-from lossatlas.weights.connect import Connection, Excess, connect
+from lossatlas.weights.connect import connect
+from lossatlas.weights.connection import Connection, Excess
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
 from lossatlas.weights.factors import Factors, factors
 from lossatlas.weights.layer_factors import Factor, LayerFactors
-from lossatlas.weights.merge import Conflict, Merge, Soup, merge, soup
+from lossatlas.weights.merge import Conflict, Merge, merge
 from lossatlas.weights.merge_comparison import MergeComparison, compare_merges
 from lossatlas.weights.methods import METHODS
 from lossatlas.weights.places import Place
 from lossatlas.weights.repair import Repair, repair
 from lossatlas.weights.sensitivity import LayerSensitivity, Sensitivity, sensitivity
+from lossatlas.weights.soup import Soup, soup
 from lossatlas.weights.spectra import MatrixSpectrum, WeightSpectra, weight_spectra
 from lossatlas.weights.symmetries import Group, Move, Symmetries, symmetries
 from lossatlas.weights.window import WindowFisher, window_fisher

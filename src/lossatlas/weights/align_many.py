@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossatlas.checks import check_at_least, check_same_structure
+from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
+from lossatlas.landscape.checkpoints import states_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
@@ -118,11 +119,11 @@ def align_many(
     if len(networks) < 2:
         raise ArgumentError(f"`networks` must be two or more; got {len(networks)}.")
     check_at_least("starts", starts, 1)
-    points = []
-    for number, network in enumerate(networks, 1):
-        check_finite(f"network {number}", network)
-        points.append(with_statistics(objective, objective.split(network).whole))
-        check_same_structure(first=points[0], other=points[-1])
+    called = [f"network {number}" for number in range(1, len(networks) + 1)]
+    for name, network in zip(called, networks, strict=True):
+        check_finite(name, network)
+    states = states_of(objective, networks, names=called)
+    points = [with_statistics(objective, state.whole) for state in states]
     matcher = Matcher(objective, points[0], points[0])
     found, rounds = _aligned(matcher, points, starts, seed)
     changes = [

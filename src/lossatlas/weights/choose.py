@@ -17,18 +17,21 @@ from lossatlas.executor import Progress, run_tasks
 from lossatlas.io import Checkpoint, open_ledger
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.text import as_sentence, count, listed, percent, with_ends
 from lossatlas.text import number as number_text
-from lossatlas.weights.align import check_finite
 from lossatlas.weights.behind import behind_best
-from lossatlas.weights.paired import EQUAL, PairedLosses, halfway
+from lossatlas.weights.paired import EQUAL, PairedLosses
+from lossatlas.weights.statistics import mean_network, statistics_notes, whole_networks
 from lossatlas.weights.unfinished import identity
 
 Array = NDArray[np.float64]
 
 
 _MEAN = "mean of "
+# Networks that are made, in a sentence.
+_MADE = "means of neighbors"
 # Rivals that the headline names.
 _SHOWN_RIVALS = 3
 
@@ -51,7 +54,8 @@ class Choice(Result):
         gains: loss of the mean of two neighbors minus that of the better of both. Which is
             better is read off the same examples; intervals hold 95 % at least.
         level: confidence with which the true best is in `equal`.
-        notes: what a reader should know.
+        notes: what a reader should know, which running statistics were used among it.
+        writing: how a mean of neighbors is written to a file: what makes one of `parts`.
     """
 
     names: tuple[str, ...]
@@ -64,12 +68,19 @@ class Choice(Result):
     gains: tuple[Estimate, ...] = quantity("loss")
     level: float
     notes: tuple[str, ...] = ()
+    writing: str = ""
 
     @property
     def best(self) -> str:
         """The candidate with the lowest held-out loss."""
         values = [loss.value for loss in self.losses]
         return self.names[int(np.nanargmin(values))]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Numbers from 0 of the two checkpoints that the best is the mean of; empty if none."""
+        first = self.names.index(self.best) - self.checkpoints
+        return (first, first + 1) if first >= 0 else ()
 
     @property
     def unknown_error(self) -> str:
@@ -140,7 +151,14 @@ class Choice(Result):
         else:
             start = (self.headline(), self._meaning)
         flattest = (f"The flattest of those is {self.flattest}.",) if self.flattest else ()
-        return (*start, *self._averaged(), *flattest, *self.notes)
+        return (*start, *self._averaged(), *self.written(), *flattest, *self.notes)
+
+    def written(self) -> tuple[str, ...]:
+        """What writes the best to a file, where it is a mean that no file holds."""
+        if not self.parts:
+            return ()
+        call = "soup(objective, *checkpoints).state_dict() of the two makes it"
+        return (f"No file holds the {self.best}: {self.writing or call}.",)
 
     def headline(self) -> str:
         """Which is the best, and how far the others are from it, in one sentence."""
@@ -338,12 +356,14 @@ def choose(
     check_flag("sharpness", sharpness)
     if localization is not None:
         check_positive("localization", localization)
-    called, points = _checked(objective, checkpoints, names)
+    called = _names_of(checkpoints, names)
+    states = whole_networks(objective, dict(zip(called, checkpoints, strict=True)))
+    points = [state.whole for state in states.values()]
     count = len(points)
     pairs = range(count - 1) if averages else range(0)
     called += [f"{_MEAN}{called[k]} and {called[k + 1]}" for k in pairs]
     tasks = {f"{k + 1}: {name}": k for k, name in enumerate(called)}
-    measure = _Measure(objective, points, sharpness, localization, seed)
+    measure = _Measure(objective, [*states.values()], sharpness, localization, seed)
     settings = {"names": called, "sharpness": sharpness, "seed": seed}
     run = identity("choose", [objective], points, settings | {"localization": localization})
     with open_ledger(resume, run) as ledger:
@@ -364,13 +384,16 @@ def choose(
         equal=tuple(called[k] for k in equal),
         sharpness=tuple(row[2] for row in own) if sharpness else (),
         coefficients=tuple(row[3] for row in own) if localization is not None else (),
-        gains=tuple(
-            judged.difference(sums[count + k], min(sums[k], sums[k + 1], key=np.sum))
-            for k in pairs
-        ),
+        gains=_gains(judged, sums, pairs),
         level=level,
-        notes=_notes(objective, averages),
+        notes=statistics_notes(objective, measure.states, _MADE if len(pairs) else ""),
     )
+
+
+def _gains(judged: PairedLosses, sums: list[Array], pairs: range) -> tuple[Estimate, ...]:
+    means = sums[len(sums) - len(pairs) :]
+    better = (min(sums[k], sums[k + 1], key=np.sum) for k in pairs)
+    return tuple(judged.difference(*each) for each in zip(means, better, strict=True))
 
 
 # Of one of so many comparisons with the best, so that all hold together.
@@ -395,19 +418,17 @@ def _may_be_best(far: Estimate, share: float) -> bool:
 class _Measure:
     # Of one candidate: sums and weights of its losses, sharpness and coefficient.
     objective: Objective
-    points: Sequence[Params]
+    states: Sequence[State]
     sharpness: bool
     localization: float | None
     seed: int
 
     def __call__(self, index: int) -> tuple[Array, Array, Estimate, Estimate]:
-        count, unknown = len(self.points), Estimate(math.nan, why_no_error="not asked for")
-        is_mean = index >= count
-        where = (
-            halfway(self.points[index - count], self.points[index - count + 1])
-            if is_mean
-            else self.points[index]
-        )
+        unknown = Estimate(math.nan, why_no_error="not asked for")
+        first = index - len(self.states)
+        is_mean = first >= 0
+        pair = self.states[first : first + 2]
+        where = mean_network(pair) if is_mean else self.states[index].whole
         judged = PairedLosses(self.objective)
         sums = judged.sums(where)
         if is_mean:
@@ -435,9 +456,7 @@ def _or_reason(measure: Callable[[], Estimate]) -> Estimate:
         return Estimate(math.nan, why_no_error=str(error))
 
 
-def _checked(
-    objective: Objective, checkpoints: Sequence[Params], names: Sequence[str] | None
-) -> tuple[list[str], list[Params]]:
+def _names_of(checkpoints: Sequence[Params], names: Sequence[str] | None) -> list[str]:
     if not checkpoints:
         raise StructureError(
             "`checkpoints` must hold at least one; pass choose(objective, a, b)."
@@ -449,18 +468,13 @@ def _checked(
                 f"`names` must be one a checkpoint; got {len(names)} for {len(checkpoints)}."
             )
     called: list[str] = []
-    points: list[Params] = []
     for number, point in enumerate(checkpoints, 1):
         own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {number}"
         name = own if names is None else str(names[number - 1])
-        called.append(name if name not in called else f"{name} ({number})")
-        try:
-            state = objective.split(point)
-        except StructureError as error:
-            raise StructureError(f"`{called[-1]}` does not fit: {error}") from None
-        check_finite(called[-1], state.params)
-        points.append(state.whole)
-    return called, points
+        while name in called:
+            name = f"{name} ({number})"
+        called.append(name)
+    return called
 
 
 def _check_some_finite(losses: Sequence[Estimate]) -> None:
@@ -473,13 +487,3 @@ def _check_some_finite(losses: Sequence[Estimate]) -> None:
 
 def _height(loss: Estimate) -> float:
     return loss.value if math.isfinite(loss.value) else math.inf
-
-
-def _notes(objective: Objective, averages: bool) -> tuple[str, ...]:
-    kept = any(name.endswith("running_var") for name, _ in objective.model.named_buffers())
-    if not (averages and kept and objective.mode == "eval"):
-        return ()
-    return (
-        "Means of neighbors run with averaged running statistics; mode='recalibrated' "
-        "estimates them anew.",
-    )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.checks import check_list, check_same_structure
+from lossatlas.checks import check_list
 from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import record
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
+from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.weights.align import check_finite
 from lossatlas.weights.example_gradients import squared_gradients
 from lossatlas.weights.methods import METHODS, Change, Inputs, changed, options_of
-from lossatlas.weights.paired import PairedLosses, blend
+from lossatlas.weights.paired import PairedLosses
+from lossatlas.weights.statistics import (
+    complete,
+    loss_anew,
+    mixed_buffers,
+    state_dict_of,
+    statistics_notes,
+    whole_networks,
+)
 from lossatlas.weights.verdicts import (
     compared_with,
     difference_text,
     differences_figure,
-    is_same,
     reasoned,
     verdict,
 )
@@ -62,14 +69,15 @@ class Merge(Result):
     """A merged network and its loss on held-out data.
 
     Attributes:
-        params: the weights.
+        params: the weights, with buffers and running statistics that belong to them.
         method: how it was made, with its options.
         loss: its loss.
         against: name of another network ("average", "base", "expert 1", ...) -> loss of the
             merged network minus that of the other, with the paired error.
         conflicts: one entry a tensor that some expert changed.
         coefficients: share of each expert, where the method has one for each.
-        notes: what a reader should know.
+        notes: what a reader should know, which running statistics were used among it.
+        tied: second names of tied parameters -> the name in `params`.
     """
 
     params: Mapping[str, Tensor]
@@ -79,6 +87,16 @@ class Merge(Result):
     conflicts: tuple[Conflict, ...]
     coefficients: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that a file of the network holds, for `model.load_state_dict`.
+
+        Returns:
+            name -> tensor; complete where the networks were given as state dicts, and without
+            frozen parameters where they were given as parameters alone.
+        """
+        return state_dict_of(self.params, self.tied)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The loss, and paired differences to the average, the base and each expert.
@@ -192,14 +210,16 @@ def merge(
     sums = judged.sums(made.params)
     others = {"average": job.made("average", {}).params, **job.networks}
     against = {name: judged.difference(sums, judged.sums(p)) for name, p in others.items()}
+    params, tied = complete(job.judge, made.params, base)
     return Merge(
-        params=made.params,
+        params=params,
         method=described(method, options),
         loss=judged.mean(sums, "loss", "loss"),
         against=against,
         conflicts=_conflicts(job.deltas),
         coefficients=made.coefficients,
-        notes=job.notes,
+        notes=(*job.notes, *loss_anew(job.judge, made.params, "the loss")),
+        tied=tied,
     )
 
 
@@ -232,7 +252,7 @@ def described(name: str, options: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    params: dict[str, Tensor]
+    params: Params
     coefficients: tuple[float, ...] = ()
 
 
@@ -267,29 +287,28 @@ class MergeJob:
             )
         self.names = _called(names, len(experts))
         named = {"base": base} | dict(zip(self.names, experts, strict=True))
-        self.networks = {}
-        for name, params in named.items():
-            check_finite(name, params)
-            state = objective.split(params)
-            self.networks[name] = dict(state.params)
-            check_same_structure(base=self.networks["base"], **{"expert": dict(state.params)})
-        self.base = self.networks["base"]
+        self._states = whole_networks(objective, named)
+        self.networks = {name: state.whole for name, state in self._states.items()}
+        self.base = self._states["base"].params
         self.deltas = [
-            {n: self.networks[name][n].float() - v.float() for n, v in self.base.items()}
-            for name in named
+            {n: state.params[n].float() - v.float() for n, v in self.base.items()}
+            for name, state in self._states.items()
             if name != "base"
         ]
         self.judge, self._tune, self._seed = objective, tune, seed
         self._given, self._objectives = importances, objectives
         self._grams: list[Change] = []
         self.notes: tuple[str, ...] = (_ALONE,) if len(experts) == 1 else ()
+        states = [*self._states.values()]
+        self.notes += statistics_notes(objective, states, "a merged network")
 
     def made(self, name: str, options: Mapping[str, Any]) -> _Made:
         """The merge by one method."""
         if name == SEARCH:
             return self._searched(options)
         change = changed(name, self.deltas, self._inputs(name), options)
-        return _Made(self._moved(change), _coefficients(name, options, len(self.deltas)))
+        shares = _coefficients(name, options, len(self.deltas))
+        return _Made(self._network(change, shares), shares)
 
     def split(self) -> None:
         """Keep data apart for choosing coefficients, where none were given."""
@@ -307,12 +326,16 @@ class MergeJob:
             "other batches.",
         )
 
-    def _moved(self, change: Change) -> dict[str, Tensor]:
+    # Buffers are combined as the weights are, where each expert has a share, or else averaged.
+    def _network(self, change: Change, shares: Sequence[float]) -> Params:
         # Zero changes give the base bit for bit.
-        return {
+        moved = {
             n: torch.where(change[n] == 0, v, (v.float() + change[n]).to(v.dtype))
             for n, v in self.base.items()
         }
+        own = shares or (1 / len(self.deltas),) * len(self.deltas)
+        buffers = mixed_buffers([*self._states.values()], [1 - sum(own), *own])
+        return State(moved, buffers).whole
 
     def _inputs(self, name: str) -> Inputs:
         importances, grams = self._given, list[Change]()
@@ -323,7 +346,7 @@ class MergeJob:
             grams = self._grams
         return Inputs(self.base, importances, grams, self._seed)
 
-    def _expert(self, number: int) -> tuple[Objective, dict[str, Tensor]]:
+    def _expert(self, number: int) -> tuple[Objective, Params]:
         return self._objectives[number], self.networks[self.names[number]]
 
     def _importance(self, number: int) -> Change:
@@ -341,7 +364,7 @@ class MergeJob:
         assert tune is not None
 
         def loss(shares: Array) -> float:
-            value = tune.value(self._moved(self._combined(shares)))
+            value = tune.value(self._network(self._combined(shares), shares.tolist()))
             return value if math.isfinite(value) else 1e30
 
         count = len(self.deltas)
@@ -355,7 +378,8 @@ class MergeJob:
             options=steps | {"maxfev": 60 * count},
         )
         shares = found.x if found.fun < loss(start) else start
-        return _Made(self._moved(self._combined(shares)), tuple(map(float, shares)))
+        chosen = tuple(map(float, shares))
+        return _Made(self._network(self._combined(shares), chosen), chosen)
 
     def _combined(self, shares: Array) -> Change:
         scales = torch.tensor(shares, dtype=torch.float32)
@@ -431,109 +455,3 @@ def _conflicts(deltas: Sequence[Params]) -> tuple[Conflict, ...]:
         mean = float((cosines.sum() - cosines.trace()) / (len(rows) * (len(rows) - 1)))
         found.append(Conflict(name, differ / rows[0].numel(), mean))
     return tuple(found)
-
-
-@result("soup", references=(MODEL_SOUPS,))
-class Soup(Result):
-    """An average of checkpoints.
-
-    Attributes:
-        params: the weights.
-        kept: which checkpoints it is the mean of, by number from 1.
-        loss: its loss on the data that chose it.
-        against: "best single" and "all" -> difference of losses with the paired error.
-    """
-
-    params: Mapping[str, Tensor]
-    kept: tuple[int, ...]
-    loss: Estimate = quantity("loss")
-    against: Mapping[str, Estimate]
-
-    def estimates(self) -> tuple[Estimate, ...]:
-        """The loss and the paired differences.
-
-        Returns:
-            Three estimates; two where the average is that of all checkpoints.
-        """
-        # Of a mean of all, the difference to the mean of all says nothing.
-        shown = {n: e for n, e in self.against.items() if n != "all" or not is_same(e)}
-        return (
-            self.loss,
-            *(reasoned(e, f"average minus {n}") for n, e in shown.items()),
-        )
-
-    def sentences(self) -> tuple[str, ...]:
-        """What the average is made of, and whether it helped.
-
-        Returns:
-            One sentence.
-        """
-        found = self.against["best single"]
-        return (
-            f"The loss of the mean of {len(self.kept)} checkpoints "
-            f"({', '.join(map(str, self.kept))}) is {verdict(found)} the best single one"
-            f"{difference_text(found)}.",
-        )
-
-
-def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> Soup:
-    """Average checkpoints of one model.
-
-    Args:
-        objective: model, loss and held-out data.
-        *checkpoints: two or more points of parameter space.
-        greedy: take checkpoints in the order of their losses, and keep one only if the loss of
-            the average does not rise; False averages all. A greedy soup is chosen on the data
-            it is measured on: its loss is a little too good.
-
-    Returns:
-        The average, with differences to the best checkpoint and to the mean of all.
-
-    Raises:
-        ArgumentError: fewer than two checkpoints.
-        NonFiniteError: a checkpoint is not finite.
-        StructureError: names or shapes differ.
-
-    Source: Wortsman et al., arXiv:2203.05482.
-
-    Examples:
-        >>> import torch, lossatlas as la
-        >>> from torch.nn import functional as F
-        >>> model = torch.nn.Linear(1, 1, bias=False)
-        >>> batch = torch.ones(9, 1), torch.ones(9, 1)
-        >>> objective = la.Objective(model, la.supervised(F.mse_loss), [batch])
-        >>> points = [{"weight": torch.tensor([[w]])} for w in (0.5, 1.5, 9.0)]
-        >>> soup(objective, *points, greedy=True).kept
-        (1, 2)
-    """
-    require_memory(objective, "soup")
-    if len(checkpoints) < 2:
-        raise ArgumentError(f"`checkpoints` must be two or more; got {len(checkpoints)}.")
-    points = []
-    for number, point in enumerate(checkpoints, 1):
-        check_finite(f"checkpoint {number}", point)
-        points.append(dict(objective.split(point).params))
-    judged = PairedLosses(objective)
-    single = [judged.sums(point) for point in points]
-    order = sorted(range(len(points)), key=lambda k: single[k].sum())
-    kept, sums = list(range(len(points))), judged.sums(_mean(points))
-    everything = sums
-    if greedy:
-        kept, sums = [order[0]], single[order[0]]
-        for k in order[1:]:
-            trial = judged.sums(_mean([points[j] for j in (*kept, k)]))
-            if trial.sum() <= sums.sum():
-                kept, sums = [*kept, k], trial
-    return Soup(
-        params=_mean([points[k] for k in kept]),
-        kept=tuple(sorted(k + 1 for k in kept)),
-        loss=judged.mean(sums, "loss", "loss"),
-        against={
-            "best single": judged.difference(sums, single[order[0]]),
-            "all": judged.difference(sums, everything),
-        },
-    )
-
-
-def _mean(points: Sequence[Params]) -> dict[str, Tensor]:
-    return blend(points, [1 / len(points)] * len(points))

@@ -17,6 +17,7 @@ from lossatlas.result import Estimate, Figure, Result, quantity, result
 from lossatlas.text import listed, with_ends
 from lossatlas.weights.merge import MODEL_SOUPS, SEARCH, MergeJob, described, parsed
 from lossatlas.weights.paired import PairedLosses
+from lossatlas.weights.statistics import loss_anew
 from lossatlas.weights.unfinished import Unfinished, identity
 from lossatlas.weights.verdicts import (
     compared_with,
@@ -86,7 +87,7 @@ class MergeComparison(Result):
             f"{_VERDICTS[verdict(far)]} {_called(name)}{_with_interval(far)}"
             for name, far in self.best_against.items()
         ]
-        merges = len(self.losses) - len(self.networks)
+        merges = len(self._merges)
         # The average alone has a sentence of its own.
         if not parts or merges < 2:
             return ""
@@ -101,27 +102,40 @@ class MergeComparison(Result):
             Sentences on the best merge, on the average beside base and experts, on the others
             beside the average, and the notes.
         """
+        lost = [f"{name} could not be made: {why}" for name, why in self.failed.items()]
+        expert = ", as was the best expert" if len(self.networks) > 2 else ""
+        best = (self.headline(), _CHOSEN.format(expert)) if self.headline() else ()
+        return (*best, *self._on_average(), *self._ahead(), *lost, *self.notes)
+
+    # By the same intervals as the headline: equal losses get one verdict.
+    def _on_average(self) -> tuple[str, ...]:
+        if self.headline() and self.best == "average":
+            return ()
         others = {
             name: replace(e, value=-e.value, skewness=-e.skewness)
             for name, e in self.against.items()
             if name in self.networks
         }
-        lost = [f"{name} could not be made: {why}" for name, why in self.failed.items()]
-        start = compared_with("The average", self.losses["average"], others)
-        expert = ", as was the best expert" if len(self.networks) > 2 else ""
-        best = (self.headline(), _CHOSEN.format(expert)) if self.headline() else ()
-        return (*best, *start, *self._ahead(), *lost, *self.notes)
+        if self.headline():
+            level = joint_level(len(self._merges), len(self.networks))
+            others = {name: at_level(e, level) for name, e in others.items()}
+        return compared_with("The average", self.losses["average"], others)
+
+    @property
+    def _merges(self) -> list[str]:
+        return [name for name in self.losses if name not in self.networks]
 
     def _ahead(self) -> tuple[str, ...]:
-        merges = {n: e for n, e in self.against.items() if n not in self.networks}
-        ahead = [n for n, e in merges.items() if verdict(e) == "below that of"]
+        others = [name for name in self._merges if name != "average"]
+        if not others:
+            return ()
+        level = joint_level(len(others), 1)
+        far = {name: at_level(self.against[name], level) for name in others}
+        ahead = [name for name, e in far.items() if verdict(e) == "below that of"]
         if ahead:
             lower = "has a lower loss" if len(ahead) == 1 else "have lower losses"
-            return (
-                f"{listed(ahead)} {lower} than the plain average (95 % for each difference).",
-            )
-        if not merges:
-            return ()
+            together = " for all together" if len(others) > 1 else ""
+            return (f"{listed(ahead)} {lower} than the plain average (95 %{together}).",)
         return ("No merge has a loss that is told apart from and below the plain average.",)
 
     def figures(self) -> tuple[Figure, ...]:
@@ -140,9 +154,8 @@ class MergeComparison(Result):
 
 
 _CHOSEN = (
-    "It was chosen on these examples{}. The intervals allow for the choice: those of all pairs "
-    "of a merge and a network hold together with 95 %. What follows holds for each comparison "
-    "alone."
+    "It was chosen on these examples{}. Verdicts on merges beside base and experts allow for "
+    "that: the intervals of all such pairs hold together with 95 %."
 )
 _VERDICTS = {
     "below that of": "better than",
@@ -294,21 +307,32 @@ class _Losses:
             self._against,
             self._coefficients,
             self._failed,
-            self._job.notes,
+            (*self._job.notes, *self._anew()),
             tuple(self._job.networks),
             self._best_against(),
         )
+
+    def _anew(self) -> tuple[str, ...]:
+        average = self._job.made("average", {}).params
+        return loss_anew(self._job.judge, average, "the loss of the average")
 
     def _best_against(self) -> dict[str, Estimate]:
         networks = {name: e for name, e in self._losses.items() if name in self._job.networks}
         merges = {name: e for name, e in self._losses.items() if name not in networks}
         best = _lowest(merges)
         expert = _lowest({name: e for name, e in networks.items() if name != "base"})
-        # Both ends of a difference may be there by luck: every pair has its share of the 5 %.
-        level = 1 - 0.05 / (len(merges) * len(networks))
-        found = {}
-        for name in filter(None, ("base", expert) if best else ()):
-            far = self._judged.difference(self._sums[best], self._sums[name])
-            is_known = far.stderr > 0
-            found[name] = replace(far, ends=far.interval(level)) if is_known else far
-        return found
+        level = joint_level(len(merges), len(networks))
+        return {
+            name: at_level(self._judged.difference(self._sums[best], self._sums[name]), level)
+            for name in filter(None, ("base", expert) if best else ())
+        }
+
+
+def joint_level(merges: int, networks: int) -> float:
+    """Confidence of one interval where those of all pairs of both hold together with 95 %."""
+    return 1 - 0.05 / (merges * networks)
+
+
+def at_level(found: Estimate, level: float) -> Estimate:
+    """A difference with its interval at another level; one without an error as it is."""
+    return replace(found, ends=found.interval(level)) if found.stderr > 0 else found

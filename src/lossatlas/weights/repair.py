@@ -18,6 +18,7 @@ from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Reference, Result, quantity, result
 from lossatlas.text import count
 from lossatlas.weights.align import check_finite
+from lossatlas.weights.statistics import running_statistics
 
 _REPAIR = Reference(
     "statistics of interpolated networks",
@@ -193,25 +194,7 @@ class Repairer:
     def _statistics(self, point: Params) -> dict[str, Tensor]:
         if self._objective.mode != "eval" or not self._tracked:
             return {}
-        moved = {name: point[name] for name in self._objective.params}
-        return running_statistics(self._objective, moved)
-
-
-def running_statistics(objective: Objective, params: Params) -> dict[str, Tensor]:
-    """Statistics of norm layers at some weights, estimated from the data of the objective."""
-    anew = objective.part()
-    anew.mode = "recalibrated"
-    kept = {
-        name
-        for name, module in objective.model.named_modules()
-        if module in norm_layers(objective.model) and _tracks(module)
-    }
-
-    def read() -> dict[str, Tensor]:
-        buffers = objective.model.named_buffers()
-        return {n: value.clone() for n, value in buffers if n.rpartition(".")[0] in kept}
-
-    return anew.with_params(params, read)
+        return running_statistics(self._objective, point)
 
 
 def _tracks(module: nn.Module) -> bool:

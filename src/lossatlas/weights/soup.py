@@ -1,0 +1,142 @@
+"""Soups: the plain average of checkpoints, beside the best single one."""
+
+from collections.abc import Mapping
+from dataclasses import field
+
+from torch import Tensor
+
+from lossatlas.curvature.memory_plan import require_memory
+from lossatlas.errors import ArgumentError
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Objective
+from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.weights.merge import MODEL_SOUPS
+from lossatlas.weights.paired import PairedLosses
+from lossatlas.weights.statistics import (
+    complete,
+    loss_anew,
+    mean_network,
+    state_dict_of,
+    statistics_notes,
+    whole_networks,
+)
+from lossatlas.weights.verdicts import difference_text, is_same, reasoned, verdict
+
+
+@result("soup", references=(MODEL_SOUPS,))
+class Soup(Result):
+    """An average of checkpoints.
+
+    Attributes:
+        params: the weights, with buffers and running statistics that belong to them.
+        kept: which checkpoints it is the mean of, by number from 1.
+        loss: its loss on the data that chose it.
+        against: "best single" and "all" -> difference of losses with the paired error.
+        notes: which running statistics were used.
+        tied: second names of tied parameters -> the name in `params`.
+    """
+
+    params: Mapping[str, Tensor]
+    kept: tuple[int, ...]
+    loss: Estimate = quantity("loss")
+    against: Mapping[str, Estimate]
+    notes: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that a file of the network holds, for `model.load_state_dict`.
+
+        Returns:
+            name -> tensor; complete where the checkpoints were given as state dicts, and
+            without frozen parameters where they were given as parameters alone.
+        """
+        return state_dict_of(self.params, self.tied)
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """The loss and the paired differences.
+
+        Returns:
+            Three estimates; two where the average is that of all checkpoints.
+        """
+        # Of a mean of all, the difference to the mean of all says nothing.
+        shown = {n: e for n, e in self.against.items() if n != "all" or not is_same(e)}
+        return (
+            self.loss,
+            *(reasoned(e, f"average minus {n}") for n, e in shown.items()),
+        )
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the average is made of, and whether it helped.
+
+        Returns:
+            One sentence, and which running statistics were used.
+        """
+        found = self.against["best single"]
+        return (
+            f"The loss of the mean of {len(self.kept)} checkpoints "
+            f"({', '.join(map(str, self.kept))}) is {verdict(found)} the best single one"
+            f"{difference_text(found)}.",
+            *self.notes,
+        )
+
+
+def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> Soup:
+    """Average checkpoints of one model.
+
+    Args:
+        objective: model, loss and held-out data.
+        *checkpoints: two or more points of parameter space.
+        greedy: take checkpoints in the order of their losses, and keep one only if the loss of
+            the average does not rise; False averages all. A greedy soup is chosen on the data
+            it is measured on: its loss is a little too good.
+
+    Returns:
+        The average, with differences to the best checkpoint and to the mean of all.
+
+    Raises:
+        ArgumentError: fewer than two checkpoints.
+        NonFiniteError: a checkpoint is not finite.
+        StructureError: names or shapes differ.
+
+    Source: Wortsman et al., arXiv:2203.05482.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> from torch.nn import functional as F
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> batch = torch.ones(9, 1), torch.ones(9, 1)
+        >>> objective = la.Objective(model, la.supervised(F.mse_loss), [batch])
+        >>> points = [{"weight": torch.tensor([[w]])} for w in (0.5, 1.5, 9.0)]
+        >>> soup(objective, *points, greedy=True).kept
+        (1, 2)
+    """
+    require_memory(objective, "soup")
+    if len(checkpoints) < 2:
+        raise ArgumentError(f"`checkpoints` must be two or more; got {len(checkpoints)}.")
+    named = {f"checkpoint {k}": point for k, point in enumerate(checkpoints, 1)}
+    states = [*whole_networks(objective, named).values()]
+    judged = PairedLosses(objective)
+    single = [judged.sums(state.whole) for state in states]
+    order = sorted(range(len(states)), key=lambda k: single[k].sum())
+    kept, sums = list(range(len(states))), judged.sums(mean_network(states))
+    everything = sums
+    if greedy:
+        kept, sums = [order[0]], single[order[0]]
+        for k in order[1:]:
+            trial = judged.sums(mean_network([states[j] for j in (*kept, k)]))
+            if trial.sum() <= sums.sum():
+                kept, sums = [*kept, k], trial
+    mean = mean_network([states[k] for k in kept])
+    params, tied = complete(objective, mean, checkpoints[kept[0]])
+    notes = statistics_notes(objective, states, "their mean")
+    return Soup(
+        params=params,
+        kept=tuple(sorted(k + 1 for k in kept)),
+        loss=judged.mean(sums, "loss", "loss"),
+        against={
+            "best single": judged.difference(sums, single[order[0]]),
+            "all": judged.difference(sums, everything),
+        },
+        notes=(*notes, *loss_anew(objective, mean, "the loss of the mean")),
+        tied=tied,
+    )

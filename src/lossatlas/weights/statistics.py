@@ -1,0 +1,159 @@
+"""Running statistics and other buffers of networks: those given, and those made from them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lossatlas.errors import AtlasError, StructureError
+from lossatlas.landscape.checkpoints import states_of
+from lossatlas.landscape.request import ESTIMATED_ANEW, NO_STATISTICS, OF_THE_BATCH
+from lossatlas.linalg.params import Params
+from lossatlas.objective import Objective
+from lossatlas.objective.modes import Mode, norm_layers
+from lossatlas.objective.point import State, tracks_statistics
+from lossatlas.text import with_error
+from lossatlas.weights.align import check_finite
+from lossatlas.weights.paired import blend
+
+
+def whole_networks(objective: Objective, given: Mapping[str, Params]) -> dict[str, State]:
+    """Networks by name, each with its own buffers, whatever the mode reads of them."""
+    for name, params in given.items():
+        check_finite(name, params)
+    states = states_of(objective, [*given.values()], mode="eval", names=[*given])
+    return dict(zip(given, states, strict=True))
+
+
+def mixed_buffers(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Buffers of a network between others; no variance falls below the least of theirs."""
+    points = [state.buffers for state in states]
+    for name, value in points[0].items():
+        if not value.is_floating_point() and any(
+            not torch.equal(value, point[name]) for point in points
+        ):
+            raise StructureError(
+                f"'{name}' holds whole numbers and differs between the networks, so there is "
+                "no average of it; give all of them the same."
+            )
+    found = blend(points, shares)
+    for name in found:
+        if name.endswith("running_var"):
+            lowest = torch.stack([point[name] for point in points]).amin(0)
+            found[name] = torch.maximum(found[name], lowest)
+    return found
+
+
+def mean_network(states: Sequence[State]) -> Params:
+    """The mean of networks, buffers included; equal networks give the same bits."""
+    shares = [1 / len(states)] * len(states)
+    params = blend([state.params for state in states], shares)
+    return State(params, mixed_buffers(states, shares)).whole
+
+
+def statistics_names(objective: Objective) -> list[str]:
+    """Names of the running statistics, counters included, of layers that keep them."""
+    layers = [m for m in norm_layers(objective.model) if m.track_running_stats]
+    named = {name for name, module in objective.model.named_modules() if module in layers}
+    buffers = objective.model.named_buffers(remove_duplicate=False)
+    return [name for name, _ in buffers if name.rpartition(".")[0] in named]
+
+
+def running_statistics(objective: Objective, params: Params) -> dict[str, Tensor]:
+    """Statistics of norm layers at some weights, estimated from the data of the objective."""
+    anew, names = objective.part(), statistics_names(objective)
+    anew.mode = "recalibrated"
+
+    def read() -> dict[str, Tensor]:
+        buffers = dict(objective.model.named_buffers(remove_duplicate=False))
+        return {name: buffers[name].clone() for name in names}
+
+    return anew.with_params(params, read)
+
+
+def complete(
+    objective: Objective, made: Params, given: Params
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A network that was made, with all that a state dict of it holds.
+
+    Statistics are those it was judged with; where it has none in the modes that do not read
+    them, and in mode "recalibrated", they are estimated. What else it does not have is that of
+    a network it was made from, `given`, or a buffer of the model.
+
+    Returns:
+        The network, and names of tied parameters -> the name that it holds them by.
+    """
+    model = objective.model
+    first = {id(value): name for name, value in model.named_parameters()}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    alias = {name: first[id(value)] for name, value in every.items()}
+    spare = {name: value for name, value in model.named_buffers() if not value.is_meta}
+    spare |= {alias.get(name, name): value for name, value in given.items()}
+    whole, tied = dict(made), dict[str, str]()
+    for name in model.state_dict():
+        place = alias.get(name, name)
+        if place not in whole and place in spare:
+            whole[place] = spare[place].detach().clone()
+        if place != name and place in whole:
+            tied[name] = place
+    is_lacking = objective.mode == "train" and set(statistics_names(objective)) - made.keys()
+    if objective.mode == "recalibrated" or is_lacking:
+        whole |= running_statistics(objective, made)
+    return whole, tied
+
+
+def state_dict_of(params: Params, tied: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under all their names; copies, as files do not hold one twice."""
+    return {**params, **{name: params[place].clone() for name, place in tied.items()}}
+
+
+def statistics_notes(
+    objective: Objective, states: Sequence[State], made: str = "", *, anew: bool = False
+) -> tuple[str, ...]:
+    """Which running statistics the networks were measured with, and those made from them."""
+    if not tracks_statistics(objective.model):
+        return _notes_on_buffers(states, made)
+    if objective.mode != "eval":
+        return (ESTIMATED_ANEW if objective.mode == "recalibrated" else OF_THE_BATCH,)
+    if not set(statistics_names(objective)) & states[0].buffers.keys():
+        return (NO_STATISTICS,)
+    own = "Each network was measured with its own running statistics"
+    if not made:
+        return (f"{own}.",)
+    if anew:
+        return (f"{own}, and {made} with statistics estimated anew from the data.",)
+    return (
+        f"{own}, and {made} with an average of them, which may not fit; "
+        'mode="recalibrated" (--mode recalibrated) estimates them anew from the data.',
+    )
+
+
+def _notes_on_buffers(states: Sequence[State], made: str) -> tuple[str, ...]:
+    first, *others = (state.buffers for state in states)
+    for name, value in first.items():
+        if any(not torch.equal(value, other[name]) for other in others):
+            mean = f", and {made} with an average of them" if made else ""
+            return (
+                f"Buffers such as '{name}' differ between the networks: each was measured with "
+                f"its own{mean}.",
+            )
+    return ()
+
+
+def loss_anew(objective: Objective, params: Params, what: str) -> tuple[str, ...]:
+    """The loss of a network with running statistics that fit it, in a sentence."""
+    if objective.mode != "eval" or not tracks_statistics(objective.model):
+        return ()
+    try:
+        value = loss_text(objective, "recalibrated", params)
+    except AtlasError:
+        return ("Running statistics cannot be estimated from batches like these.",)
+    return (f"With statistics estimated anew from the data {what} is {value}.",)
+
+
+def loss_text(objective: Objective, mode: Mode, params: Params) -> str:
+    """The loss of a network in some mode, with its error."""
+    other = objective.part()
+    other.mode = mode
+    found = other.evaluate(params)
+    return with_error(found.value, found.stderr)

@@ -1,0 +1,373 @@
+"""Networks with BatchNorm: every function measures each with its own running statistics."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.errors import StructureError
+from lossatlas.landscape.request import ESTIMATED_ANEW, NO_STATISTICS
+from lossatlas.surveys import compare, survey_along
+from lossatlas.weights import (
+    align,
+    align_many,
+    choose,
+    compare_merges,
+    connect,
+    edit_curve,
+    factors,
+    merge,
+    repair,
+    sensitivity,
+    soup,
+)
+from lossatlas.weights.statistics import running_statistics
+
+
+class Normed(nn.Module):
+    """Two norm layers, a tied readout, a frozen parameter and a buffer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6)
+        self.second, self.again = nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.third = nn.Linear(6, 6, bias=False)
+        self.third.weight = self.second.weight
+        self.head = nn.Linear(6, 3)
+        self.frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x):
+        x = self.norm(self.first(x)).relu()
+        x = self.again(self.third(self.second(x))).relu()
+        return self.scale * self.head(x) + self.frozen
+
+
+def data(seed=9, batches=3):
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(20, 4, generator=draw) + 1, torch.randint(3, (20,), generator=draw))
+        for _ in range(batches)
+    ]
+
+
+def fresh(seed=7):
+    torch.manual_seed(seed)
+    return Normed()
+
+
+def trained(start, seed, steps=25):
+    """A state dict after some steps, with statistics that lag behind its weights."""
+    model = fresh()
+    model.load_state_dict(start)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.05)
+    for x, y in data(seed, steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(seed * x + seed), y).backward()
+        optimizer.step()
+    with torch.no_grad():
+        model.scale += 0.01 * seed
+        model.frozen += 0.01 * seed
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def states():
+    base = trained(fresh(1).state_dict(), 1)
+    return [base, trained(base, 2), trained(base, 3)]
+
+
+def objective(mode="eval"):
+    # What the model holds is none of the networks.
+    return la.Objective(fresh(), la.supervised(F.cross_entropy), data(), mode=mode)
+
+
+def plain(state, model=None):
+    """The loss of a state dict by a plain loop."""
+    model = model or fresh()
+    model.load_state_dict(state, strict=True)
+    model.eval()
+    with torch.no_grad():
+        rows = [F.cross_entropy(model(x), y, reduction="none") for x, y in data()]
+    return float(torch.cat(rows).mean())
+
+
+def anew(state):
+    """A state dict with statistics that are plain means over the batches."""
+    model = fresh()
+    model.load_state_dict(state)
+    for layer in (model.norm, model.again):
+        layer.reset_running_stats()
+        layer.momentum = None
+    model.train()
+    with torch.no_grad():
+        for x, _ in data():
+            model(x)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def mean(*states):
+    return {
+        name: sum(s[name] for s in states) / len(states)
+        if value.is_floating_point()
+        else states[0][name]
+        for name, value in states[0].items()
+    }
+
+
+def close(value):
+    return pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_the_losses_tell_whose_statistics_were_used(states):
+    own = plain(states[1])
+    for other in (states[0], states[2], fresh().state_dict(), anew(states[1])):
+        assert abs(plain({**states[1], **statistics(other)}) - own) > 1e-3
+
+
+def statistics(state):
+    return {name: value for name, value in state.items() if "running" in name}
+
+
+def test_five_ways_give_one_loss_for_one_checkpoint(states):
+    task = objective()
+    own = [plain(state) for state in states]
+    path = connect(task, *states[:2], points=3)
+    assert path.loss[[0, -1]].tolist() == close(own[:2])
+    merged = compare_merges(task, *states, methods=["average"])
+    assert [merged.losses[n].value for n in ("base", "expert 1", "expert 2")] == close(own)
+    assert [loss.value for loss in choose(task, *states, averages=False).losses] == close(own)
+    pair = compare(task, *states[:2], points=5, span=0.1, adaptive=False)
+    assert pair.line.values[[0, -1]].tolist() == close(own[:2])
+    centers = [float(land.values[2, 2]) for land in (pair.first, pair.second)]
+    assert centers == close(own[:2])
+    assert [task.evaluate(state).value for state in states] == close(own)
+    along = survey_along(task, states, points=3)
+    assert [found.loss.value for found in along] == close(own)
+
+
+METHODS = ["average", "task_arithmetic:scale=0.7", "ties", "dare", "slerp", "stock", "search"]
+
+
+@pytest.mark.parametrize("mode", ["eval", "recalibrated", "train"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merge_is_written_whole_and_has_the_loss_that_was_printed(
+    method, mode, states, tmp_path
+):
+    task = objective(mode)
+    name, _, scale = method.partition(":scale=")
+    options = {"scale": float(scale)} if scale else {}
+    found = merge(task, *states, method=name, tune=task, **options)
+    save_file(found.state_dict(), tmp_path / "merged.safetensors")
+    written = load_file(tmp_path / "merged.safetensors")
+    model = fresh()
+    model.load_state_dict(written, strict=True)
+    assert torch.equal(model.third.weight, found.params["second.weight"])
+    if mode != "train":
+        assert plain(written) == close(found.loss.value)
+        assert la.Objective(model, task.loss, data()).value() == close(found.loss.value)
+    assert task.value(found.params) == close(found.loss.value)
+    variances = [value for name, value in written.items() if name.endswith("running_var")]
+    assert all(bool((value > 0).all()) for value in variances)
+    if mode == "recalibrated":
+        fitting = statistics(anew(written))
+        assert all(torch.allclose(written[n], v, atol=1e-5) for n, v in fitting.items())
+    assert la.load(found.save(tmp_path / "m.nc")) == found
+
+
+def test_an_average_has_averaged_statistics_in_mode_eval(states):
+    task = objective()
+    found, several = merge(task, *states), compare_merges(task, *states, methods=["average"])
+    expected = mean(*states[1:])
+    assert found.loss.value == close(plain(expected))
+    assert several.losses["average"].value == close(plain(expected))
+    for name, value in found.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, expected[name], atol=1e-6), name
+    own = {
+        name: plain(state) for name, state in zip(("base", "expert 1"), states, strict=False)
+    }
+    for name, loss in own.items():
+        assert found.against[name].value == close(plain(expected) - loss)
+    # What the statistics do to the loss is said, and measured.
+    text = " ".join(found.sentences())
+    assert "with its own running statistics, and a merged network with an average" in text
+    assert f"the loss is {plain(anew(expected)):.2f}" in text
+    assert f"the loss of the average is {plain(anew(expected)):.2f}" in " ".join(
+        several.sentences()
+    )
+
+
+def test_in_mode_recalibrated_all_are_estimated_anew_and_it_is_said(states):
+    task = objective("recalibrated")
+    expected, own = plain(anew(mean(*states[1:]))), [plain(anew(s)) for s in states]
+    several = compare_merges(task, *states, methods=["average"])
+    assert several.losses["average"].value == close(expected)
+    assert [several.losses[n].value for n in several.networks] == close(own)
+    averaged = soup(task, *states[1:])
+    assert averaged.loss.value == close(expected)
+    assert plain(averaged.state_dict()) == close(expected)
+    chosen = choose(task, *states, sharpness=False)
+    assert [loss.value for loss in chosen.losses[:3]] == close(own)
+    path = connect(task, *states[:2], points=3)
+    assert path.loss[[0, -1]].tolist() == close(own[:2])
+    for found in (several, averaged, chosen, path, merge(task, *states)):
+        assert ESTIMATED_ANEW in found.sentences()
+    assert ESTIMATED_ANEW in la.survey(task, points=3, span=0.1).notes
+
+
+def test_a_soup_and_means_of_neighbors_have_mean_statistics(states, tmp_path):
+    task = objective()
+    found = soup(task, *states)
+    assert found.loss.value == close(plain(mean(*states)))
+    assert plain(found.state_dict()) == close(found.loss.value)
+    single = min(plain(state) for state in states)
+    assert found.against["best single"].value == close(found.loss.value - single)
+    assert la.load(found.save(tmp_path / "s.nc")) == found
+    chosen = choose(task, *states, sharpness=False)
+    pairs = [plain(mean(*states[k : k + 2])) for k in range(2)]
+    assert [loss.value for loss in chosen.losses[3:]] == close(pairs)
+    assert "means of neighbors with an average" in chosen.sentences()[-1]
+    assert "means" not in choose(task, *states, averages=False).sentences()[-1]
+
+
+def test_sharpness_is_that_of_each_network(states):
+    found = choose(objective(), *states, averages=False)
+    for state, sharpness in zip(states, found.sharpness, strict=True):
+        model = fresh()
+        model.load_state_dict(state)
+        alone = choose(
+            la.Objective(model, la.supervised(F.cross_entropy), data()), state, averages=False
+        )
+        assert sharpness.value == close(alone.sharpness[0].value)
+
+
+@pytest.mark.parametrize("method", ["fisher", "ota", "regmean"])
+def test_importances_are_those_of_experts_with_their_statistics(method, states):
+    def task(state):
+        model = fresh()
+        model.load_state_dict(state)
+        return la.Objective(model, la.supervised(F.cross_entropy), data())
+
+    loaded = [task(state) for state in states[1:]]
+    at_home = merge(objective(), *states, method=method, objectives=loaded)
+    abroad = merge(objective(), *states, method=method, objectives=[objective()] * 2)
+    for name, value in at_home.params.items():
+        assert torch.allclose(value, abroad.params[name], atol=1e-5), name
+
+
+def test_paths_repairs_edits_and_alignments_take_each_with_its_own(states):
+    task, (base, one, _) = objective(), states
+    path = connect(task, base, one, points=3)
+    middle = path.at.tolist().index(0.5)
+    assert path.loss[middle] == close(plain(mean(base, one)))
+    assert path.params_at(0.0)["norm.running_mean"].equal(base["norm.running_mean"])
+    moved = [n for n in task.params if n in base]
+    chord = sum(float((one[n] - base[n]).double().square().sum()) for n in moved) ** 0.5
+    assert path.chord == pytest.approx(chord)
+    repaired = connect(task, base, one, points=3, repair="norms")
+    assert repaired.loss[[0, -1]].tolist() == close([plain(base), plain(one)])
+    at = repaired.at.tolist().index(0.5)
+    assert repaired.loss[at] == close(plain(anew(mean(base, one))))
+    assert "networks between them with statistics estimated anew" in repaired.sentences()[-1]
+    half = mean(base, one)
+    fixed = repair(task, half, base, one, 0.5).params
+    half |= fixed
+    assert task.value(fixed) == close(plain(half | {"third.weight": half["second.weight"]}))
+    cut = sensitivity(task, "prune:0.5", layers="head", params=base).layers[0].measured.value
+    small = copy.deepcopy(base)
+    flat = small["head.weight"].abs().flatten().argsort(stable=True)
+    small["head.weight"].view(-1)[flat[: len(flat) // 2]] = 0
+    assert cut == close(plain(small) - plain(base))
+    curve = edit_curve(task, factors(task, params=base), "head", keep=[0.5, 1.0], params=base)
+    assert curve.loss[-1] == close(plain(base))
+    assert curve.loss[0] == close(plain({**base, **curve.params(0.5)}))
+
+
+def test_alignments_measure_each_with_its_own(states):
+    task, (base, one, two) = objective(), states
+    found = align(task, base, one, starts=1)
+    ends = (plain(base) + plain(one)) / 2
+    assert found.before.value == close(plain(mean(base, one)) - ends)
+    assert task.value(found.params) == close(plain(one))
+    every = align_many(task, base, one, two, starts=1)
+    assert every.before.value == close(
+        plain(mean(*states)) - sum(plain(state) for state in states) / 3
+    )
+
+
+def test_statistics_of_another_network_are_never_used_unsaid(states):
+    task = objective()
+    bare = [{n: state[n] for n in task.params} for state in states]
+    for found in (
+        merge(task, *bare),
+        compare_merges(task, *bare, methods=["ties"]),
+        soup(task, *bare),
+        choose(task, *bare, sharpness=False),
+        connect(task, *bare[:2], points=3),
+    ):
+        assert NO_STATISTICS in found.sentences()
+    mixed = states[0], bare[1]
+    for call in (
+        lambda: merge(task, *mixed),
+        lambda: compare_merges(task, *mixed),
+        lambda: soup(task, *mixed),
+        lambda: choose(task, *mixed),
+        lambda: connect(task, *mixed),
+        lambda: align_many(task, *mixed),
+        lambda: align(task, *mixed),
+        lambda: repair(task, bare[0], *mixed, 0.5),
+        lambda: compare(task, *mixed),
+    ):
+        with pytest.raises(StructureError):
+            call()
+    # Also where statistics are all that a state dict has beside parameters.
+    plain_net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    small = la.Objective(plain_net, la.supervised(F.cross_entropy), data())
+    pair = {n: v.clone() for n, v in plain_net.state_dict().items()}, small.params
+    for function in (merge, compare_merges, soup, choose, connect, align_many, align):
+        with pytest.raises(StructureError):
+            function(small, *pair)
+
+
+def test_what_equals_the_model_in_one_network_belongs_to_it_all_the_same(states):
+    # The model holds the base: only the expert differs from it in the frozen parameter.
+    model = fresh()
+    model.load_state_dict(states[0])
+    task = la.Objective(model, la.supervised(F.cross_entropy), data())
+    assert soup(task, *states[:2]).loss.value == close(plain(mean(*states[:2])))
+    path = connect(task, *states[:2], points=3)
+    assert path.loss[[0, -1]].tolist() == close([plain(s) for s in states[:2]])
+
+
+def test_whole_numbers_that_differ_have_no_average(states):
+    class Counted(Normed):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("order", torch.arange(3))
+
+    points = [{**state, "order": torch.arange(3) + k} for k, state in enumerate(states)]
+    task = la.Objective(Counted(), la.supervised(F.cross_entropy), data())
+    with pytest.raises(StructureError, match="'order' holds whole numbers"):
+        merge(task, *points)
+
+
+def test_no_norm_layer_no_word():
+    model = nn.Sequential(nn.Linear(4, 3))
+    task = la.Objective(model, la.supervised(F.cross_entropy), data())
+    point = task.params
+    other = {name: value + 0.1 for name, value in point.items()}
+    found = merge(task, point, other, other)
+    assert not found.notes
+    assert found.params.keys() == point.keys() == found.state_dict().keys()
+    assert not connect(task, point, other, points=3).notes
+
+
+def test_statistics_are_plain_means_of_those_of_the_batches(states):
+    found = running_statistics(objective(), states[1])
+    for name, value in statistics(anew(states[1])).items():
+        assert torch.allclose(found[name], value, atol=1e-6)
