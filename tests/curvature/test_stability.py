@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas.curvature import LearningRate, edge_of_stability
 from lossatlas.errors import ArgumentError
+from lossatlas.training import load_dataset
 from reference import curvature_dense as dense
 from reference.curvature_cases import stepped
 
@@ -165,10 +167,10 @@ def test_groups_of_several_rates_have_no_common_one():
     found = edge_of_stability(objective, optimizer)
     assert math.isnan(found.lr)
     assert math.isnan(found.highest_lr)
-    assert "of the edge" in found.answer()[0]
+    assert "of the edge" in replace(found, chance=None).answer()[0]
 
 
-def test_running_statistics_in_place_of_the_batch_are_said():
+def test_the_statistics_are_those_of_the_training_and_are_said():
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
     x, y = torch.randn(64, 4), torch.randint(0, 2, (64,))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -181,14 +183,86 @@ def test_running_statistics_in_place_of_the_batch_are_said():
         mode: edge_of_stability(la.Objective(model, loss, [(x, y)], mode=mode), optimizer)
         for mode in ("eval", "train")
     }
+    assert found["eval"] == found["train"]
+    assert found["eval"].by_batch_statistics
+    assert "statistics of each batch here, as in training" in found["eval"].sentences()[-1]
+    assert "with batch statistics" in found["eval"].estimates()[0].meaning
+    # A training that holds these layers fixed steps on running statistics.
+    model.train()
+    model[1].eval()
+    frozen = edge_of_stability(la.Objective(model, loss, [(x, y)]), optimizer)
     # The batch takes the bias before the layer away: Adam's second moments of it are rounding.
-    assert found["eval"].sharpness > 100 * found["train"].sharpness
-    assert "running statistics" in " ".join(found["eval"].sentences())
-    assert "with running statistics" in found["eval"].estimates()[0].meaning
-    assert "running statistics" not in " ".join(found["train"].sentences())
-    survey = LearningRate(optimizer=found["eval"])
+    assert frozen.sharpness > 100 * found["train"].sharpness
+    assert frozen.by_running_statistics
+    assert not frozen.by_batch_statistics
+    assert "running statistics" in " ".join(frozen.sentences())
+    assert "with running statistics" in frozen.estimates()[0].meaning
+    survey = LearningRate(optimizer=frozen)
     assert sum("running statistics" in text for text in survey.sentences()) == 1
     plain = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False))
     steps = torch.optim.SGD(plain.parameters(), lr=0.1)
     found = edge_of_stability(la.Objective(plain, loss, [(x, y)]), steps)
     assert not found.by_running_statistics
+    assert not found.by_batch_statistics
+
+
+def test_a_batch_of_one_example_keeps_running_statistics():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    x, y = torch.randn(9, 4), torch.randint(0, 2, (9,))
+    batches = list(zip(x.split(4), y.split(4), strict=True))
+    objective = la.Objective(model, la.supervised(F.cross_entropy), batches)
+    found = edge_of_stability(objective, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert found.by_running_statistics
+    assert "running statistics" in found.sentences()[-1]
+
+
+def trained(lr, momentum=0.9, steps=150):
+    """A small network on digits, trained at some rate."""
+    digits = load_dataset("digits")
+    x, y = digits.inputs.flatten(1), digits.targets
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    for rows in torch.randint(0, 1200, (steps, 32)):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    return la.Objective(model, la.supervised(F.cross_entropy), [(x[:400], y[:400])]), optimizer
+
+
+@pytest.mark.parametrize("lr", [3.0, 20.0])
+def test_a_rate_that_ruined_the_weights_is_never_said_to_be_stable(lr):
+    objective, optimizer = trained(lr)
+    found = edge_of_stability(objective, optimizer)
+    assert not found.is_judged
+    assert found.answer() == (
+        "cannot be judged: these weights predict no better than a constant",
+        "",
+    )
+    said = " ".join(found.sentences())
+    assert "are stable" not in said
+    assert f"`lossatlas lr --lr {lr:g}`" in said
+    assert "a rate that is too high may have led to them" in said
+    survey = la.survey(objective, points=3, span=0.3, instruments="stability", lr=lr)
+    assert survey.findings["stability"].answer() == found.answer()
+    assert survey.sentences()[0].startswith("These weights predict no better than a constant")
+    assert any("no better than a constant" in text for text in survey.summary()["sentences"])
+
+
+def test_a_rate_that_learned_is_judged_and_its_momentum_named():
+    objective, optimizer = trained(0.05)
+    found = edge_of_stability(objective, optimizer)
+    assert found.is_judged
+    assert found.answer()[0].startswith("no: 0.05 is below the edge")
+    assert "SGD with momentum 0.9 at a learning rate of 0.05" in found.sentences()[0]
+    survey = la.survey(
+        objective, points=3, span=0.3, instruments="stability", lr=0.05, momentum=0.9
+    )
+    assert survey.part("stability", "descent").threshold == found.threshold
+    assert "SGD with momentum 0.9: no" in survey.findings["stability"].answer()[0]
+    product, share = found.estimates()
+    assert share.name == "share of the edge of stability"
+    assert share.value == pytest.approx(product.value / 3.8)
+    assert "3.8 for SGD with momentum 0.9" in product.meaning
+    with pytest.raises(ArgumentError, match="`momentum` must be below 1"):
+        la.survey(objective, points=3, lr=0.05, momentum=1.0)

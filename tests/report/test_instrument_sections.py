@@ -100,9 +100,9 @@ def test_the_rate_against_the_edge_in_words(found, words):
 @pytest.mark.parametrize(
     ("found", "answer", "mark"),
     [
-        (edge(220.58), "yes: 110 times the edge for gradient descent", "alarm"),
-        (edge(0.323), "no: 16 % of the edge for gradient descent", "sure"),
-        (edge(1.995), "at the edge for gradient descent, within the error", "alarm"),
+        (edge(220.58), "yes: 110 times the edge for SGD without momentum", "alarm"),
+        (edge(0.323), "no: 16 % of the edge for SGD without momentum", "sure"),
+        (edge(1.995), "at the edge for SGD without momentum, within the error", "alarm"),
         (edge(math.nan), "not known", ""),
         (edge(80.0, 38.0, rule="adam"), "yes: 2.11 times the edge for Adam", "alarm"),
     ],
@@ -119,8 +119,8 @@ def test_whether_the_rate_is_too_high(found, answer, mark):
 
 def test_a_rate_that_is_known_stands_beside_the_one_at_the_edge():
     low, high = (replace(edge(value), lr=value) for value in (0.5, 4.0))
-    assert low.answer() == ("no: 0.5 is below the edge, 2 for gradient descent", "sure")
-    assert high.answer() == ("yes: 4 is above the edge, 2 for gradient descent", "alarm")
+    assert low.answer() == ("no: 0.5 is below the edge, 2 for SGD without momentum", "sure")
+    assert high.answer() == ("yes: 4 is above the edge, 2 for SGD without momentum", "alarm")
     assert low.sentences()[0].endswith("at these weights rates up to 2 are stable.")
     assert "at a learning rate of 4, " in high.sentences()[0]
 
@@ -135,7 +135,7 @@ def test_a_rate_and_its_edge_never_contradict_each_other(share, lr, threshold):
     found = replace(edge(share * threshold, threshold, bound=1e-6 * threshold), lr=lr)
     answer, sentence = found.answer()[0], found.sentences()[0]
     rate, side, highest = re.fullmatch(
-        r"(?:no|yes): (\S+) is (below|above) the edge, (\S+) for gradient descent", answer
+        r"(?:no|yes): (\S+) is (below|above) the edge, (\S+) for SGD without momentum", answer
     ).groups()
     assert side == ("below" if share < 1 else "above")
     assert (read(rate) < read(highest)) == (share < 1)
@@ -158,27 +158,29 @@ def test_the_rate_at_the_edge_is_rounded_down():
     found = replace(edge(1.0), lr=4.793 / 2)
     assert found.sentences()[0].endswith("rates up to 4.79 are stable.")
     close = replace(edge(0.997 * 2, bound=0.001), lr=3.52)
-    assert close.answer()[0] == "no: 3.52 is below the edge, 3.53 for gradient descent"
+    assert close.answer()[0] == "no: 3.52 is below the edge, 3.53 for SGD without momentum"
 
 
 def test_the_ratio_with_adam_says_when_it_holds():
     both = LearningRate(descent=edge(0.5), adam=edge(18.0, 38.0, rule="adam"))
     first, second, third = both.sentences()
-    assert first.startswith("With gradient descent, learning rate x largest eigenvalue = 0.5")
+    assert first.startswith(
+        "With SGD without momentum, learning rate x largest eigenvalue = 0.5"
+    )
     assert second.startswith("With Adam, learning rate x largest eigenvalue = 18")
-    assert "once its second moments have converged" in third
+    assert "assumes that its second moments have converged" in third
 
 
 def test_an_unknown_optimizer_is_answered_for_both_and_a_known_one_alone():
     low, adam = replace(edge(0.5), lr=0.5), replace(edge(76.0, 38.0, rule="adam"), lr=0.5)
     both = LearningRate(descent=low, adam=adam)
     assert both.answer() == (
-        "gradient descent: no (the edge is 2); Adam: yes (the edge is 0.25)",
+        "SGD without momentum: no (the edge is 2); Adam: yes (the edge is 0.25)",
         "",
     )
     agreed = LearningRate(descent=edge(0.5), adam=edge(19.0, 38.0, rule="adam"))
     assert agreed.answer() == (
-        "gradient descent: no (25 % of the edge); Adam: no (50 % of the edge)",
+        "SGD without momentum: no (25 % of the edge); Adam: no (50 % of the edge)",
         "sure",
     )
     given = LearningRate(low, adam, optimizer=adam)

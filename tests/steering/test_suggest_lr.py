@@ -259,11 +259,11 @@ def test_the_reasons_name_what_was_scaled_and_the_limits_that_are_passed(suggest
     edge = replace(suggested.edge, value=0.7)
     found = replace(suggested, lr=0.01, high=1e6, losses=lost, edge=edge)
     said = " ".join(found.sentences())
-    assert "0.02, times (40 / 160)^0.5" in said
-    assert "1 diverged" in said
-    assert "which the range passes" in said
-    assert "The range passes this limit" in said
-    assert "passes" not in " ".join(replace(found, high=0.5).sentences())
+    assert "minimum at 0.02; for 160 updates that is multiplied by (40 / 160)^0.5" in said
+    assert "one run diverged" in said
+    assert "which is inside the range above" in said
+    assert "The range goes beyond this limit" in said
+    assert "goes beyond" not in " ".join(replace(found, high=0.5).sentences())
 
 
 def test_the_picture_says_which_lengths_it_mixes_and_marks_diverged_runs(suggested):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import cases
 import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.surveys.guessing import guessed_classes
+from lossatlas.objective.guessing import guessed_classes
 from lossatlas.surveys.lowest_point import lowest_difference
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import survey_of

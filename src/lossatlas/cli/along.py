@@ -62,7 +62,8 @@ def survey_training(
             metrics=subject.metrics(objective, output), span=settings.span,
             points=settings.points, connectivity=settings.map.connectivity,
             min_share=settings.map.min_share, curvature=settings.curvature,
-            instruments=settings.instruments, lr=settings.lr, seed=settings.seed,
+            instruments=settings.instruments, lr=settings.lr, momentum=settings.momentum,
+            seed=settings.seed,
             **settings.map.options,
         )  # fmt: skip
         for survey in surveys:

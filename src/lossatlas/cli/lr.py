@@ -1,4 +1,4 @@
-"""`lossatlas lr`: which learning rate to start with."""
+"""`lossatlas lr`: which learning rate to start with, and whether a given one is too high."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,16 @@ class LRSettings(SubjectSettings):
     """Settings of `lossatlas lr`."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = option(
-        _SUGGESTED["optimizer"], "The optimizer you will train with; sgd has momentum 0.9."
+        _SUGGESTED["optimizer"], "The optimizer you will train with."
+    )
+    momentum: float | None = option(
+        _SUGGESTED["momentum"], "Momentum of sgd. By default 0.9.", ge=0, lt=1
+    )
+    lr: float | None = option(
+        _SUGGESTED["lr"],
+        "Your own learning rate: says whether it is too high, lower than needed, or within the "
+        "range of good ones.",
+        **_rate,
     )
     horizon: int | None = option(
         _SUGGESTED["horizon"],
@@ -40,7 +49,7 @@ class LRSettings(SubjectSettings):
 
 
 def run(settings: LRSettings, output: Output) -> None:
-    """Measure, print the rate with its band and reasons, and write them where asked."""
+    """Measure, print verdict, rate, band and reasons, and write them where asked."""
     from lossatlas.cli.checkpoints import load_checkpoints
     from lossatlas.steering import suggest_lr
 
@@ -50,6 +59,8 @@ def run(settings: LRSettings, output: Output) -> None:
         found = suggest_lr(
             given.objective,
             settings.optimizer,
+            lr=settings.lr,
+            momentum=settings.momentum,
             validation=given.on(settings.validation) if settings.validation else None,
             horizon=settings.horizon,
             updates=settings.updates,
@@ -63,14 +74,14 @@ def run(settings: LRSettings, output: Output) -> None:
         destination = Destination(settings.out, WRITES)
         written["results"] = found.save(destination.file("lr.nc"))
         written["report"] = given.report(found, destination.file("lr.html"), title)
-    extra = {"lr": found.lr, "low": found.low, "high": found.high}
+    extra: dict[str, Any] = {"lr": found.lr, "low": found.low, "high": found.high}
     output.result(found, title, files=written, extra=extra)
 
 
 command = Command(
     LRSettings, run,
-    "Suggest a learning rate: a range test, short runs on copies of the weights, the edge of "
-    "stability and the gradient noise scale.",
+    "Suggest a learning rate, and judge a given one (--lr): a range test, short runs on copies "
+    "of the weights, the edge of stability and the gradient noise scale.",
     resume="Has no effect here: the runs always start anew.",
     files=declared("lr", WRITES),
 )  # fmt: skip

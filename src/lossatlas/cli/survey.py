@@ -52,7 +52,7 @@ _LONG = 30.0
 # What a comparison of two checkpoints cannot be told.
 _ONE_ONLY = (
     "plane", "map.dimension", "map.normalization", "map.biases", "train.steps", "curvature",
-    "instruments", "lr", "film",
+    "instruments", "lr", "momentum", "film",
 )  # fmt: skip
 # What a survey along a training cannot be told: its plane and weights come from the files.
 _NOT_ALONG = (
@@ -91,6 +91,7 @@ _LR = (
     "Your learning rate: says whether it is beyond the edge of stability (adds the instrument "
     "stability)."
 )
+_MOMENTUM = "Momentum of SGD that --lr is judged with."
 _SPAN = (
     "How far to look, in direction lengths (1 = one filter norm) on each side, or auto: until "
     "the loss has risen clearly and all checkpoints are in view."
@@ -167,6 +168,7 @@ class SurveySettings(SubjectSettings):
         _SURVEY["instruments"], _INSTRUMENTS
     )
     lr: float | None = _measured(_SURVEY["lr"], _LR, **_positive)
+    momentum: float = _measured(_SURVEY["momentum"], _MOMENTUM, ge=0, lt=1)
     along: bool = option(False, _ALONG)
     film: Path | None = option(None, FILM)
     figures: Annotated[tuple[str, ...], LISTED] = option((), FIGURES)
@@ -383,6 +385,7 @@ def _measure(
             curvature=settings.curvature,
             instruments=tools,
             lr=settings.lr or _trained_rate(settings, optimizer),
+            momentum=settings.momentum,
             optimizer=optimizer,
             title=settings.title or subject.title,
             seed=settings.seed,

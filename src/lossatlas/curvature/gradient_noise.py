@@ -107,7 +107,10 @@ class GradientNoise(CheckedResult):
         shown = with_error(scale.value, scale.stderr)
         if not scale.interval()[0] > 0:
             return f"the noise scale is not told apart from 0 ({shown} {self.unit})"
-        return f"the noise scale is {shown} {self.unit}: smaller batches are mostly noise"
+        return (
+            f"the noise scale is {shown} {self.unit}: in a smaller batch the sampling noise of "
+            "the gradient is larger than the mean gradient"
+        )
 
     def figures(self) -> tuple[Figure, ...]:
         """The length beside the one that sampling alone gives."""

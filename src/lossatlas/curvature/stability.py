@@ -16,13 +16,15 @@ from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.curvature.krylov_memory import RAN_OUT, KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import hessian
 from lossatlas.curvature.operators import CurvatureOperator
+from lossatlas.curvature.optimizer_names import named_with_momentum
 from lossatlas.curvature.pieces import pieces_of
 from lossatlas.curvature.selfcheck import CheckedResult, ensure_curvature, says_checks
-from lossatlas.errors import ArgumentError, ModelError
+from lossatlas.errors import ArgumentError, AtlasError, ModelError
 from lossatlas.linalg.extremes import converge
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch, batch_size
+from lossatlas.objective.chance import ChanceLevel, chance_level
 from lossatlas.objective.lines import coarse_rounding
 from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
@@ -37,13 +39,8 @@ _NO_RATE = (
     "no learning rate was given; pass lr= or optimizer= (--lr 0.1 on the command line) to "
     "compare it with the curvature"
 )
-_NAMES = {
-    "descent": "gradient descent",
-    "momentum": "gradient descent with momentum",
-    "nesterov": "Nesterov's momentum",
-    "adam": "Adam",
-    "nadam": "NAdam",
-}
+_NAMES = {"adam": "Adam", "nadam": "NAdam"}
+_UNJUDGED = "cannot be judged: these weights predict no better than a constant"
 _REFERENCE = Reference(
     "edge of stability",
     "J. M. Cohen, S. Kaur, Y. Li, J. Z. Kolter, A. Talwalkar. Gradient Descent on Neural "
@@ -79,8 +76,11 @@ class Stability(CheckedResult):
         reached: whether the tolerance was reached.
         lr: the learning rate of all parameters; NaN where they have several.
         note: what memory made of the run; empty as a rule.
-        by_running_statistics: whether norm layers used their running statistics, where a
-            training uses those of each batch.
+        by_running_statistics: whether normalization layers used their running statistics.
+        by_batch_statistics: whether they used the statistics of each batch, as in training.
+        momentum: of SGD; NaN for other optimizers and where it is not known.
+        chance: the loss at these weights beside that of a constant prediction; None where the
+            latter is not known. At weights that predict no better the rate is not judged.
     """
 
     sharpness: float
@@ -93,6 +93,22 @@ class Stability(CheckedResult):
     lr: float = math.nan
     note: str = ""
     by_running_statistics: bool = False
+    by_batch_statistics: bool = False
+    momentum: float = math.nan
+    chance: ChanceLevel | None = None
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer as sentences name it, as in "SGD with momentum 0.9"."""
+        if self.rule in _NAMES:
+            return _NAMES[self.rule]
+        momentum = 0.0 if self.rule == "descent" else self.momentum
+        return named_with_momentum("SGD", momentum, nesterov=self.rule == "nesterov")
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether these weights can tell of the rate: they predict better than a constant."""
+        return self.chance is None or not self.chance.is_at_chance
 
     @property
     def highest_lr(self) -> float:
@@ -101,20 +117,30 @@ class Stability(CheckedResult):
         return self.lr / self.ratio if known else math.nan
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The sharpness in units of the steps, with its error bound."""
-        edge = f"the edge is at {self.threshold:.3g}"
-        statistics = "with running statistics" if self.by_running_statistics else ""
-        return (
-            Estimate(
-                self.sharpness,
-                products=self.products,
-                reached=self.reached,
-                bound=self.bound,
-                why_no_error=None if math.isfinite(self.bound) else "its bound is not known",
-                name="learning rate x largest eigenvalue",
-                meaning="; ".join(filter(None, (edge, statistics, self.note))),
-            ),
+        """The sharpness in units of the steps, and its share of the edge, with error bounds."""
+        edge = f"the edge of stability is at {self.threshold:.3g} for {self.optimizer}"
+        kind = "running" if self.by_running_statistics else "batch"
+        known = self.by_running_statistics or self.by_batch_statistics
+        statistics = f"with {kind} statistics" if known else ""
+        chance = "" if self.is_judged else "at weights no better than a constant prediction"
+        sharpness = Estimate(
+            self.sharpness,
+            products=self.products,
+            reached=self.reached,
+            bound=self.bound,
+            why_no_error=None if math.isfinite(self.bound) else "its bound is not known",
+            name="learning rate x largest eigenvalue",
+            meaning="; ".join(filter(None, (edge, statistics, chance, self.note))),
         )
+        bound, meaning = self.bound / self.threshold, "above 1 steps grow on a quadratic"
+        return (
+            sharpness,
+            replace(
+                sharpness, value=self.ratio, bound=bound, products=0,
+                name="share of the edge of stability",
+                meaning="; ".join(filter(None, (meaning, statistics, chance))),
+            ),
+        )  # fmt: skip
 
     def answer(self, optimizer: str | None = None) -> tuple[str, str]:
         """Whether the learning rate is too high.
@@ -125,7 +151,9 @@ class Stability(CheckedResult):
         Returns:
             The answer, and "sure", "alarm" or "" (not known).
         """
-        steps = optimizer or _NAMES.get(self.rule, self.rule)
+        steps = optimizer or self.optimizer
+        if not self.is_judged:
+            return _UNJUDGED, ""
         if math.isnan(self.sharpness + self.bound):
             return "not known", ""
         if abs(self.sharpness - self.threshold) <= self.bound:
@@ -141,7 +169,7 @@ class Stability(CheckedResult):
     @property
     def verdict(self) -> str:
         """The answer without the optimizer's name, as in "no (edge at 0.2)"."""
-        word = self.answer()[0].split(":")[0].split(" for ")[0]
+        word = self.answer()[0].split(":")[0].partition(" for ")[0]
         if word not in ("yes", "no"):
             return word
         if math.isnan(self.highest_lr):
@@ -163,14 +191,21 @@ class Stability(CheckedResult):
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge the steps are."""
-        more = (_STATISTICS,) if self.by_running_statistics else ()
-        return (self.sentence(_NAMES.get(self.rule, self.rule)), *more)
+        return (self.sentence(self.optimizer), *self.remarks())
+
+    def remarks(self) -> tuple[str, ...]:
+        """What limits the answer: weights at chance, the statistics of normalization layers."""
+        return (
+            *(() if self.is_judged else (_unjudged(self),)),
+            *((_RUNNING,) if self.by_running_statistics else ()),
+            *((_BATCH,) if self.by_batch_statistics else ()),
+        )
 
     def sentence(self, optimizer: str) -> str:
         """The same, with a name for the optimizer.
 
         Args:
-            optimizer: as in "gradient descent".
+            optimizer: as in "SGD with momentum 0.9".
 
         Returns:
             A sentence.
@@ -196,13 +231,13 @@ class Stability(CheckedResult):
         near = f"{told_apart(100 * self.ratio, 100.0)[0]} %"
         share = near if self.ratio > _NEAR else percent(max(self.ratio, 0.0))
         end = f"below the edge of stability ({edge}), at {share} of it"
-        if highest:
+        if highest and self.is_judged:
             end += f": at these weights rates up to {highest} are stable"
         return f"{start}: {end}."
 
     def figures(self) -> tuple[Figure, ...]:
         """The ratio to the edge."""
-        return (_edge_figure({_NAMES.get(self.rule, self.rule): self}),)
+        return (_edge_figure({self.optimizer: self}),)
 
 
 def _edge_figure(found: Mapping[str, Stability]) -> Figure:
@@ -218,9 +253,11 @@ def _edge_figure(found: Mapping[str, Stability]) -> Figure:
         rows_chart, list(found), dots, title, axis, log=True, limit=1.0, sides=sides
     )
     caption = (
-        "How sharp the loss is for the steps that the learning rate makes, over what is still "
-        "stable on a quadratic."
+        "Learning rate x largest curvature, divided by the value from which on steps grow on a "
+        "quadratic: dots right of 1 are beyond the edge."
     )
+    if not all(each.is_judged for each in found.values()):
+        caption += " At weights that predict no better than a constant this says little."
     alt = "Ratio of curvature to the edge of stability for each optimizer."
     return chart_of("edge", title, chart, caption=caption, alt=alt, wide=True)
 
@@ -230,7 +267,7 @@ class LearningRate(Result):
     """A learning rate against the edge of stability, for several optimizers.
 
     Attributes:
-        descent: for gradient descent.
+        descent: for SGD, without momentum where none was stated.
         adam: on Adam's scale; second moments of sets of at most 32 examples at these weights,
             as if they had converged there.
         optimizer: for an optimizer with its state.
@@ -247,15 +284,16 @@ class LearningRate(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """One number for each optimizer."""
-        more = {"descent": "", "adam": ", Adam's scale", "optimizer": ", given optimizer"}
+        known = self._known
+        several = len(known) > 1
         note = f"; second moments of sets of at most {_SET} examples, at these weights"
         return tuple(
             replace(
                 each,
-                name=each.name + more[key],
+                name=f"{each.name}, {_steps(key, found)}" if several else each.name,
                 meaning=each.meaning + (note if key == "adam" else ""),
             )
-            for key, found in self._known.items()
+            for key, found in known.items()
             for each in found.estimates()
         )
 
@@ -263,7 +301,7 @@ class LearningRate(Result):
         """On which side of the edge each is."""
         known = self._known
         said = [found.sentence(_steps(key, found)) for key, found in known.items()]
-        said += [_STATISTICS] * any(each.by_running_statistics for each in known.values())
+        said += dict.fromkeys(text for each in known.values() for text in each.remarks())
         return (*said, *((_CONVERGED,) if self.adam is not None else ()))
 
     def answer(self) -> tuple[str, str]:
@@ -274,9 +312,11 @@ class LearningRate(Result):
         if len(known) == 1:
             ((key, found),) = known.items()
             return found.answer(_NAMES["adam"] if key == "adam" else None)
+        if known and not any(found.is_judged for found in known.values()):
+            return _UNJUDGED, ""
         # Which of them takes the steps is not known: a mark only where they agree.
         marks = {found.answer()[1] for found in known.values()}
-        words = (f"{_NAMES[key]}: {found.verdict}" for key, found in known.items())
+        words = (f"{_steps(key, found)}: {found.verdict}" for key, found in known.items())
         return "; ".join(words), marks.pop() if len(marks) == 1 else ""
 
     def figures(self) -> tuple[Figure, ...]:
@@ -287,18 +327,33 @@ class LearningRate(Result):
 
 def _steps(key: str, found: Stability) -> str:
     if key == "optimizer":
-        return f"the optimizer ({_NAMES.get(found.rule, found.rule)})"
-    return _NAMES[key]
+        return f"the given optimizer ({found.optimizer})"
+    return _NAMES["adam"] if key == "adam" else found.optimizer
 
 
-_STATISTICS = (
-    "Norm layers used their running statistics here, and use those of the batch in training: "
-    "the curvature can then be another, most of all in Adam's units for weights just before "
-    'such a layer. `Objective(..., mode="train")` measures what the optimizer sees.'
+def _unjudged(found: Stability) -> str:
+    assert found.chance is not None
+    rate = f"{found.lr:g}" if math.isfinite(found.lr) else "RATE"
+    return (
+        f"{found.chance.sentence}. Whether the learning rate is too high cannot be judged at "
+        "such weights: a rate that is too high may have led to them. Judge it "
+        f"from the initial weights: `la.suggest_lr(objective, optimizer, lr={rate})`, or "
+        f"`lossatlas lr --lr {rate}`."
+    )
+
+
+_RUNNING = (
+    "Normalization layers used their running statistics here. Where a training uses those of "
+    "each batch its curvature is another one, most of all in Adam's units for weights just "
+    "before such a layer."
+)
+_BATCH = (
+    "Normalization layers used the statistics of each batch here, as in training; dropout is "
+    "off."
 )
 _CONVERGED = (
-    "The ratio with Adam holds near these weights, once its second moments have converged "
-    "there; the first steps of a training may diverge at a rate that is below this edge."
+    "The number for Adam assumes that its second moments have converged at these weights; at "
+    "the start of a training steps may diverge at a rate below this edge."
 )
 
 
@@ -323,7 +378,7 @@ def survey_stability(context: Context) -> Parts:
 
     parts: Parts = {}
     if lr is not None:
-        parts["descent"] = lambda: edge(_descent(objective, lr))
+        parts["descent"] = lambda: edge(_descent(objective, lr, context.momentum))
         if optimizer is None or not has_second_moments(optimizer):
             parts["adam"] = lambda: edge(warm_adam(objective, lr))
     if optimizer is not None:
@@ -360,13 +415,15 @@ def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
     return [every[name] for name in objective.names]
 
 
-def _descent(objective: Objective, lr: float) -> OptimizerState:
-    group = {"params": _parameters(objective), "lr": lr, "momentum": 0.0, "nesterov": False}
+def _descent(objective: Objective, lr: float, momentum: float) -> OptimizerState:
+    params = _parameters(objective)
+    group = {"params": params, "lr": lr, "momentum": momentum, "nesterov": False}
     return OptimizerState([group], {})
 
 
 def warm_adam(objective: Objective, lr: float) -> OptimizerState:
     """Adam as if its second moments had converged at these weights."""
+    objective = as_in_training(objective)
     pieces = _pieces(objective)
     if len(pieces) < _SETS:
         raise ArgumentError(
@@ -387,10 +444,29 @@ def warm_adam(objective: Objective, lr: float) -> OptimizerState:
 
 
 def _pieces(objective: Objective) -> list[Batch]:
-    if objective.mode == "train":
+    sizes = objective.map_batches(batch_size)
+    if objective.mode == "train" and len(sizes) >= _SETS:
         return objective.map_batches(lambda batch: batch)
-    examples = sum(objective.map_batches(batch_size))
-    return pieces_of(objective, max(1, min(_SET, examples // _SETS)))
+    # One example has no statistics of its own.
+    smallest = 2 if objective.mode == "train" else 1
+    return pieces_of(objective, max(smallest, min(_SET, sum(sizes) // _SETS)))
+
+
+def as_in_training(objective: Objective) -> Objective:
+    """The objective with batch statistics in layers that use these in training."""
+    layers = [layer for layer in norm_layers(objective.model) if layer.track_running_stats]
+    # In a model that trains, layers that do not are frozen.
+    frozen = objective.model.training and not any(layer.training for layer in layers)
+    if objective.mode != "eval" or not layers or frozen:
+        return objective
+    found = objective.part()
+    found.mode = "train"
+    try:
+        found.value()
+    except AtlasError:
+        # A batch of one example has no statistics.
+        return objective
+    return found
 
 
 @says_checks
@@ -407,6 +483,14 @@ def edge_of_stability(
     Groups may have rates of their own: the Hessian is scaled on both sides by the root of each
     weight's step size. Weight decay that joins the gradient adds to the curvature; decoupled
     decay (AdamW) is left out. Parameters that the optimizer does not hold do not move.
+
+    Normalization layers use the statistics of each batch, as in training, also where the
+    objective has mode "eval": the optimizer steps on the loss with batch statistics. They use
+    running statistics where a batch is too small, and where they are frozen (the model is in
+    training mode, these layers are not). Dropout is off. The result says which.
+
+    Where the loss at the weights is not below that of a constant prediction, the result says
+    that the rate cannot be judged there: a rate that is too high may have led to such weights.
 
     Second moments are held as they are. So is the momentum of NAdam, which grows from half its
     beta as steps are taken: with m now and n at the next step its threshold is
@@ -447,7 +531,7 @@ def edge_of_stability(
     check_objective(objective)
     check_positive("tolerance", tolerance)
     check_at_least("limit", limit, 1)
-    optimizer = _unwrapped(optimizer)
+    optimizer, objective = _unwrapped(optimizer), as_in_training(objective)
     rule, threshold = _threshold(optimizer, objective)
     plan = plan_krylov(objective, KrylovRequest(1, limit))
     # Before weights are copied, because a check holds several copies itself.
@@ -475,6 +559,9 @@ def edge_of_stability(
         _common_rate(optimizer, objective),
         "; ".join(filter(None, (plan.note, RAN_OUT if lanczos.full else ""))),
         objective.mode != "train" and _has_statistics(objective),
+        objective.mode == "train" and _has_statistics(objective),
+        _momentum(optimizer, objective),
+        chance_level(objective),
     )
 
 
@@ -515,6 +602,11 @@ def _used_groups(optimizer: Steps, objective: Objective) -> Sequence[Mapping[str
 def _common_rate(optimizer: Steps, objective: Objective) -> float:
     rates = {float(group["lr"]) for group in _used_groups(optimizer, objective)}
     return rates.pop() if len(rates) == 1 else math.nan
+
+
+def _momentum(optimizer: Steps, objective: Objective) -> float:
+    momenta = {float(g.get("momentum", math.nan)) for g in _used_groups(optimizer, objective)}
+    return momenta.pop() if len(momenta) == 1 else math.nan
 
 
 def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:

@@ -17,7 +17,7 @@ from lossatlas.report.choice import choice_page
 from lossatlas.report.comparison import comparison_page
 from lossatlas.report.contents import Builder, Page, Section
 from lossatlas.report.frames import has_surface, pack
-from lossatlas.report.readings import alerts, headline, questions
+from lossatlas.report.readings import headline, questions
 from lossatlas.report.results import result_page
 from lossatlas.report.scenes import scene_of
 from lossatlas.report.sections import SECTIONS
@@ -25,6 +25,7 @@ from lossatlas.report.sections.loss_map import hero_figures
 from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate, Result, Table
 from lossatlas.surveys import Comparison, Survey
+from lossatlas.surveys.alerts import alerts
 from lossatlas.text import cut_off, plain, unbroken
 from lossatlas.weights import Choice
 

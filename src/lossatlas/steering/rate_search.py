@@ -10,6 +10,7 @@ from lossatlas.executor import Progress
 from lossatlas.intervals import interval
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate
+from lossatlas.steering.judged_rate import GAIN, JudgedRate
 from lossatlas.steering.range_test import RangeTest
 from lossatlas.steering.short_runs import BuildOptimizer, train_along, unit_losses
 
@@ -70,6 +71,19 @@ class RateRuns:
                 errors[at] = np.std(examples - best, ddof=1) / math.sqrt(len(examples))
         return rates, losses, gaps, errors, len(best)
 
+    def judge_rate(self, rate: float) -> JudgedRate:
+        """A run at this rate beside the others; it takes no part in their search."""
+        best = self.losses_at[min(self.losses_at, key=self.loss)]
+        others = dict(self.losses_at)
+        loss, ended = self.loss(rate), self.losses_at[rate]
+        self.losses_at = others
+        assert best is not None
+        if ended is None or not math.isfinite(loss):
+            return JudgedRate(rate, math.inf, math.inf, math.nan, len(best))
+        gaps = ended - best
+        error = np.std(gaps, ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+        return JudgedRate(rate, loss, float(gaps.mean()), float(error), len(best))
+
     def gain(self) -> Estimate:
         """How far the best run is below the loss without training."""
         start = unit_losses(self.judge, self.judge.params)
@@ -80,9 +94,9 @@ class RateRuns:
             float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
         )
         return Estimate(
-            float(gaps.mean()), error, samples=len(gaps), sample_unit=unit, name="gain",
+            float(gaps.mean()), error, samples=len(gaps), sample_unit=unit,
             why_no_error=None if len(gaps) > 1 else f"one of the {unit} tells of no error",
-            meaning="loss without training - loss after the best short run",
+            name=GAIN, meaning="loss before it - loss after it, on the same held-out data",
         )  # fmt: skip
 
 

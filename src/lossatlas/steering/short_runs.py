@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lossatlas.curvature.optimizer_names import check_momentum
 from lossatlas.errors import ArgumentError, LossError
 from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Batch, Objective
@@ -19,8 +20,10 @@ from lossatlas.objective.user_code import wrap_errors
 
 Floats = NDArray[np.float64]
 BuildOptimizer = Callable[[Sequence[Any], float], Optimizer]
+# Momentum of "sgd" where none is given.
+MOMENTUM = 0.9
 _BUILT: Mapping[str, Callable[..., Optimizer]] = {
-    "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
+    "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=MOMENTUM),
     "adam": lambda params, lr: torch.optim.Adam(params, lr=lr),
     "adamw": lambda params, lr: torch.optim.AdamW(params, lr=lr),
 }
@@ -38,9 +41,13 @@ def training_objective(objective: Objective, batches: int) -> Objective:
 
 
 def optimizer_builder(
-    optimizer: str | Optimizer | BuildOptimizer, objective: Objective
+    optimizer: str | Optimizer | BuildOptimizer,
+    objective: Objective,
+    momentum: float | None = None,
 ) -> BuildOptimizer:
     """How to make a fresh optimizer over copies of the weights, at a learning rate."""
+    if momentum is not None:
+        return _sgd(optimizer, momentum)
     if isinstance(optimizer, str):
         if optimizer not in _BUILT:
             raise ArgumentError(
@@ -56,6 +63,17 @@ def optimizer_builder(
         "`optimizer` must be a name, an optimizer of torch, or a function (params, lr) -> "
         f"optimizer; got {type(optimizer).__name__}."
     )
+
+
+def _sgd(optimizer: object, momentum: float) -> BuildOptimizer:
+    check_momentum(momentum)
+    if optimizer != "sgd":
+        given = repr(optimizer) if isinstance(optimizer, str) else "one that is given"
+        raise ArgumentError(
+            f"`momentum` is that of optimizer='sgd'; got {momentum:g} with {given}: leave it "
+            "out, or choose 'sgd'."
+        )
+    return lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=momentum)
 
 
 # The same class and settings, without its state; groups keep the ratios of their rates.

@@ -11,6 +11,7 @@ from torch.optim import Adam, NAdam, Optimizer
 
 from lossatlas.checks import check_at_least, check_kind, check_positive
 from lossatlas.curvature.gradient_noise import gradient_noise
+from lossatlas.curvature.optimizer_names import optimizer_name
 from lossatlas.curvature.stability import (
     OptimizerState,
     Steps,
@@ -37,6 +38,8 @@ def suggest_lr(
     objective: Objective,
     optimizer: str | Optimizer | BuildOptimizer = "adamw",
     *,
+    lr: float | None = None,
+    momentum: float | None = None,
     validation: Objective | None = None,
     horizon: int | None = None,
     updates: int = 100,
@@ -45,7 +48,7 @@ def suggest_lr(
     seed: int = 0,
     progress: Progress | bool | None = None,
 ) -> SuggestedLR:
-    """Suggest a learning rate for training from the present weights.
+    """Suggest a learning rate for training from the present weights, and judge a given one.
 
     1. A range test: one run whose rate grows from `min_lr` to `max_lr`.
     2. Short runs on copies of the weights, between where the test begins to fall and where it
@@ -56,6 +59,9 @@ def suggest_lr(
        band take the powers 3/4 and 1/4.
     4. The edge of stability (2 / lambda_max, on the optimizer's scale) and the gradient noise
        scale say why.
+    5. With `lr`, one more short run peaks at exactly this rate. It takes no part in the search.
+       The rate is "too high" where that run diverges or the rate is above the band, "lower than
+       needed" below the band, otherwise "within the range".
 
     The band holds the rates whose loss is not more than 3 % above the best, or is not told
     apart from it at 95 %. Where the horizon makes n > 16 passes over the batches, its low end
@@ -71,6 +77,8 @@ def suggest_lr(
         optimizer: "sgd" (momentum 0.9), "adam", "adamw", an optimizer of torch (its class,
             groups and settings are used, its state and rate are not), or a function
             (params, lr) -> optimizer.
+        lr: a learning rate of your own to judge; of an optimizer with groups, the highest.
+        momentum: of "sgd"; by default 0.9.
         validation: where the runs are compared. By default every fifth batch is kept apart for
             it; of fewer than five batches, every fifth example. Where these cannot be divided
             (graphs, fewer than five examples) they train and judge, and the result says so.
@@ -82,9 +90,9 @@ def suggest_lr(
         progress: told after every run; True shows a bar.
 
     Returns:
-        Rate, band, runs and reasons; `helps` is False where no run is below the loss without
-        training beyond the error, as for random labels, and the sentences say so. About 8
-        runs, 900 gradients of a batch by default.
+        Rate, band, runs and reasons; `verdict` judges `lr`; `helps` is False where no run is
+        below the loss without training beyond the error, as for random labels, and the
+        sentences say so. About 8 runs, 900 gradients of a batch by default.
 
     Raises:
         ArgumentError: a number out of range, an optimizer that cannot be built, or no rate that
@@ -100,6 +108,8 @@ def suggest_lr(
         >>> suggestion = la.suggest_lr(objective, "sgd", updates=20)
         >>> suggestion.low <= suggestion.lr <= suggestion.high
         True
+        >>> la.suggest_lr(objective, "sgd", lr=1000.0, updates=20).verdict
+        'too high'
 
     Source: range test: Smith, WACV 2017, arXiv:1506.01186; edge: Cohen et al., ICLR 2021,
         arXiv:2103.00065; noise scale: McCandlish et al., arXiv:1812.06162; calibration: split
@@ -111,25 +121,34 @@ def suggest_lr(
     check_kind("validation", validation, (Objective, type(None)), "make one with la.Objective")
     check_at_least("updates", updates, 10)
     _check_same_weights(objective, validation)
-    check_positive("min_lr", min_lr)
-    check_positive("max_lr", max_lr)
-    if not min_lr < max_lr:
-        raise ArgumentError(f"`min_lr` must be below `max_lr`; got {min_lr:g} and {max_lr:g}.")
+    _check_rates(lr, min_lr, max_lr)
     if horizon is not None:
         check_at_least("horizon", horizon, 1)
     data = divide_data(objective, updates)
     training = data.training
-    build = optimizer_builder(optimizer, objective)
+    build = optimizer_builder(optimizer, objective, momentum)
     with show_progress(progress) as report:
         test = run_range_test(training, build, np.geomspace(min_lr, max_lr, updates))
         runs = RateRuns(training, build, updates, validation or data.judge, report)
         search_rates(runs, test, min_lr, max_lr)
+        judged = None if lr is None else runs.judge_rate(lr)
     reasons = _edge(training, build, optimizer, seed), _noise(training, seed)
     horizon = horizon or updates
     passes = horizon / _batches_a_pass(objective, updates, data.drawn)
     suggestion = _suggestion(runs, test, reasons, horizon, passes)
     held_out = validation is not None or data.held_out
-    return replace(suggestion, batch_size=data.batch_size, held_out=held_out)
+    return replace(
+        suggestion, batch_size=data.batch_size, held_out=held_out, judged=judged,
+        gradients=suggestion.gradients + (0 if judged is None else updates),
+    )  # fmt: skip
+
+
+def _check_rates(lr: float | None, min_lr: float, max_lr: float) -> None:
+    for name, value in (("lr", lr), ("min_lr", min_lr), ("max_lr", max_lr)):
+        if name != "lr" or value is not None:
+            check_positive(name, value)
+    if not min_lr < max_lr:
+        raise ArgumentError(f"`min_lr` must be below `max_lr`; got {min_lr:g} and {max_lr:g}.")
 
 
 def _check_same_weights(objective: Objective, validation: Objective | None) -> None:
@@ -172,7 +191,7 @@ def _suggestion(
         lr=scaled_rate(best, updates, horizon),
         low=low,
         high=high,
-        optimizer=type(runs.build(list(_parameters(runs.training)), 1.0)).__name__,
+        optimizer=optimizer_name(runs.build(list(_parameters(runs.training)), 1.0)),
         updates=updates,
         horizon=horizon,
         passes=passes,

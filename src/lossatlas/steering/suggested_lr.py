@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.held_out import needed_batches
+from lossatlas.steering.judged_rate import GAIN, JudgedRate
 from lossatlas.steering.lr_scaling import MANY_PASSES, POWER
 from lossatlas.steering.range_test import RangeTest
 from lossatlas.text import as_sentence, number, with_error
@@ -47,7 +48,7 @@ class SuggestedLR(Result):
         lr: the rate to start with.
         low: lower end of the range that probably holds the best rate.
         high: upper end.
-        optimizer: name of its class.
+        optimizer: name of its class, with the momentum of SGD.
         updates: length of a short run.
         horizon: updates of the training that the rate is for.
         passes: over the batches of the objective, that these updates make; NaN where the
@@ -63,8 +64,10 @@ class SuggestedLR(Result):
         batch_size: examples a batch, of the largest.
         gradients: gradients of a batch that were computed.
         held_out: whether the runs were compared on data that they did not train on.
-        gain: how far the best run is below the loss without training, by the same examples.
+        gain: loss reduction of the best run: the loss before it minus that after it, on the
+            same held-out examples.
         notes: what else to know, as memory that ran out.
+        judged: the given rate (`lr=`) with its short run; None where none was given.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -72,8 +75,8 @@ class SuggestedLR(Result):
         >>> batches = [(torch.eye(2), torch.ones(2, 1))] * 20
         >>> objective = la.Objective(torch.nn.Linear(2, 1), loss, batches)
         >>> suggestion = la.suggest_lr(objective, "sgd", updates=10)
-        >>> print(suggestion.headline()[:31])
-        Start SGD at a peak learning ra
+        >>> print(suggestion.headline()[:48])
+        Start SGD with momentum 0.9 at a peak learning r
     """
 
     lr: float
@@ -94,8 +97,16 @@ class SuggestedLR(Result):
     batch_size: float
     gradients: int
     held_out: bool = True
-    gain: Estimate = field(default_factory=lambda: Estimate(math.nan, name="gain"))
+    gain: Estimate = field(default_factory=lambda: Estimate(math.nan, name=GAIN))
     notes: tuple[str, ...] = ()
+    judged: JudgedRate | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Of the given rate, see `JudgedRate.verdict`; empty where none was given."""
+        if self.judged is None:
+            return ""
+        return self.judged.verdict(self.low, self.high, helps=self.helps)
 
     @property
     def helps(self) -> bool:
@@ -114,13 +125,47 @@ class SuggestedLR(Result):
                 name="learning rate",
                 meaning="to peak at; the best one lies probably within the brackets",
             ),
+            *(() if self.judged is None else (self.judged.estimate(self.gain.sample_unit),)),
             self.gain,
             self.edge,
             self.noise_scale,
         )
 
+    def details(self) -> dict[str, Any]:
+        """The given rate with its verdict, where one was given."""
+        if self.judged is None:
+            return {}
+        return {"given_lr": self.judged.lr, "verdict": self.verdict}
+
     def headline(self) -> str:
-        """The rate and its range; or that no rate is seen to help."""
+        """The verdict on the given rate; without one the rate to start with."""
+        return self._judgment() or self._suggested()
+
+    def _judgment(self) -> str:
+        # Shares of the verdict: what, for which optimizer, by which evidence.
+        judged, verdict = self.judged, self.verdict
+        if judged is None:
+            return ""
+        start = f"A learning rate of {number(judged.lr, 3)} for {self.optimizer}"
+        run = judged.run_text(self.updates)
+        if verdict == "not known":
+            return f"{start} cannot be judged, as no rate is seen to help; {run}."
+        best = f"the best rate lies probably between {number(self.low, 3)} and "
+        best += number(self.high, 3)
+        if verdict == "within the range" or judged.is_told_apart:
+            inside = " of good rates" if verdict == "within the range" else ""
+            return f"{start} is {verdict}{inside}: {run}; {best}{self._for_horizon()}."
+        return (
+            f"{start} is probably {verdict}: {best}{self._for_horizon()}, but {run}, which is "
+            "within its error."
+        )
+
+    def _for_horizon(self) -> str:
+        same = self.horizon == self.updates
+        return "" if same else f" for a training of {self.horizon:,} updates"
+
+    def _suggested(self) -> str:
+        # The rate and its range; or that no rate is seen to help.
         if not self.helps:
             return (
                 f"No rate is seen to help: the best of {len(self.rates)} short runs "
@@ -144,7 +189,7 @@ class SuggestedLR(Result):
     def sentences(self) -> tuple[str, ...]:
         """The rate and the reasons."""
         return (
-            self.headline(),
+            *filter(None, (self._judgment(), self._suggested())),
             *self._run_reasons(),
             *self._judge_reason(),
             *self._pass_reason(),
@@ -157,8 +202,8 @@ class SuggestedLR(Result):
         best = int(np.argmin(self.losses))
         diverged = self.rates[~np.isfinite(self.losses)]
         sentence = (
-            f"Of {len(self.rates)} short runs of {self.updates} updates, that with a peak of "
-            f"{number(float(self.rates[best]), 3)} ended lowest, at "
+            f"Of {len(self.rates)} short runs of {self.updates} updates, the one with a peak "
+            f"rate of {number(float(self.rates[best]), 3)} ended with the lowest loss, "
             f"{number(float(self.losses[best]), 3)}"
         )
         sentence += f"; {self._diverged(diverged)}." if diverged.size else "."
@@ -168,24 +213,25 @@ class SuggestedLR(Result):
         lower = "longer" if share < 1 else "shorter"
         return (
             sentence,
-            f"The rate for {self.horizon:,} updates is the lowest point of a curve through the "
-            f"runs, {number(self.lr / share**POWER, 3)}, times ({self.updates:,} / "
-            f"{self.horizon:,})^{number(POWER, 2)}: {lower} trainings have "
-            f"{'lower' if share < 1 else 'higher'} best rates.",
+            f"A parabola through the lowest runs has its minimum at "
+            f"{number(self.lr / share**POWER, 3)}; for {self.horizon:,} updates that is "
+            f"multiplied by ({self.updates:,} / {self.horizon:,})^{number(POWER, 2)}, because "
+            f"{lower} trainings have {'lower' if share < 1 else 'higher'} best rates.",
         )
 
     def _judge_reason(self) -> tuple[str, ...]:
         if self.held_out:
             return ()
         return (
-            "The runs are compared on the batches that they train on, as these are few and "
-            "cannot be divided: a rate that overfits looks good here; pass `validation=`.",
+            "The runs are compared on the batches that they train on, because these are too "
+            "few to hold some out: a rate that overfits looks good here; pass `validation=`.",
         )
 
     def _diverged(self, diverged: Floats) -> str:
         lowest = float(diverged.min())
-        text = f"{diverged.size} diverged, from {number(lowest, 3)} on"
-        return text + (", which the range passes" if self.high > lowest else "")
+        runs = "one run" if diverged.size == 1 else f"{diverged.size} runs"
+        text = f"{runs} diverged, the lowest at {number(lowest, 3)}"
+        return text + (", which is inside the range above" if self.high > lowest else "")
 
     def _pass_reason(self) -> tuple[str, ...]:
         if math.isnan(self.passes):
@@ -193,8 +239,8 @@ class SuggestedLR(Result):
         if self.passes <= MANY_PASSES:
             return ()
         return (
-            f"{self.horizon:,} updates are {number(self.passes)} passes over the batches; "
-            "the range reaches further down, as lower rates may overfit less.",
+            f"{self.horizon:,} updates are {number(self.passes)} passes over the batches; the "
+            "lower end of the range is lowered for that, as lower rates may overfit less.",
         )
 
     def _unknown_passes(self) -> tuple[str, ...]:
@@ -203,21 +249,22 @@ class SuggestedLR(Result):
             return ()
         return (
             f"How many passes over the batches {self.horizon:,} updates make is not known, as "
-            f"the batches have no length (at most {number(max_passes)}): where it is more than "
-            f"{number(MANY_PASSES)}, lower rates than the range holds may overfit less.",
+            f"the batches have no length (at most {number(max_passes)}): with more than "
+            f"{number(MANY_PASSES)}, rates below the range may overfit less.",
         )
 
     def _edge_reason(self) -> str:
         if not math.isfinite(self.edge.value):
             return as_sentence(f"The edge of stability is not known: {self.edge.why_no_error}")
-        passed = (
-            f"The range passes this limit, up to {number(self.high, 3)}: warm-up"
-            if self.high > self.edge.value
-            else "Warm-up"
+        start = (
+            f"With the curvature at the weights that the runs start from, {self.optimizer} is "
+            f"stable up to a learning rate of {self.edge}"
         )
+        if not self.high > self.edge.value:
+            return f"{start}."
         return (
-            f"At these weights a quadratic is stable up to {self.edge}. {passed} lets a "
-            "training move to where it is flatter."
+            f"{start}. The range goes beyond this limit, up to {number(self.high, 3)}: such a "
+            "rate needs a warm-up, during which the curvature usually falls."
         )
 
     def _noise_reason(self) -> str:
@@ -226,13 +273,14 @@ class SuggestedLR(Result):
             return as_sentence(f"The gradient noise scale is not known: {scale.why_no_error}")
         side = "below" if self.batch_size < scale.value else "above"
         rule = (
-            "the best rate grows with the batch size"
+            "with a larger batch the best learning rate is higher"
             if side == "below"
-            else "a larger batch allows little more"
+            else "with a larger batch the best learning rate is hardly higher"
         )
         return (
-            f"The batch of {number(self.batch_size)} is {side} the gradient noise scale "
-            f"({with_error(scale.value, scale.stderr)} examples): {rule}."
+            f"The batch size of {number(self.batch_size)} is {side} the gradient noise scale, "
+            f"{with_error(scale.value, scale.stderr)} examples (the batch size at which the "
+            f"noise of the gradient is as large as the gradient): {rule}."
         )
 
     def figures(self) -> tuple[Figure, ...]:
@@ -242,8 +290,15 @@ class SuggestedLR(Result):
             "diverged) and along the range test over the learning rate. The suggested rate "
             f"and the shaded range are for a training of {self.horizon:,} updates."
         )
+        if self.judged is not None:
+            end = ", which diverged" if self.judged.diverged else ""
+            caption += f" The diamond is the run at the given rate{end}."
         title = "Learning rates"
         return (chart_of("lr", title, self._chart, caption=caption, alt=self.headline()),)
+
+    def _given_heights(self) -> Floats:
+        known = self.judged is not None and not self.judged.diverged
+        return np.array([self.judged.loss] if known and self.judged is not None else [])
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
@@ -252,7 +307,7 @@ class SuggestedLR(Result):
 
         finished, finite = np.isfinite(self.losses), np.isfinite(self.test.losses)
         test, average = self.test.rates[finite], self.test.average[finite]
-        heights = np.concatenate([self.losses[finished], average])
+        heights = np.concatenate([self.losses[finished], average, self._given_heights()])
         low, high = float(heights.min()), float(heights.max())
         margin = 0.05 * (high - low or 1.0)
         floor, top = low - margin, high + margin
@@ -263,6 +318,9 @@ class SuggestedLR(Result):
             marks(self.rates[finished], self.losses[finished]),
             curve([self.lr] * 2, [floor, top], "suggested", style.PATH),
         ]
+        if self.judged is not None:
+            given = min(self.judged.loss, top)
+            layers.append(marks([self.judged.lr], [given], "given rate", style.INK, "diamond"))
         diverged = self.rates[~finished]
         if diverged.size:
             layers.append(
@@ -271,6 +329,7 @@ class SuggestedLR(Result):
         if math.isfinite(self.edge.value):
             edge = [self.edge.value] * 2
             layers.append(curve(edge, [floor, top], "edge of stability", style.RIDGE, dash=1))
-        shown = np.concatenate([test, self.rates, [self.low, self.high]])
+        own = [] if self.judged is None else [self.judged.lr]
+        shown = np.concatenate([test, self.rates, [self.low, self.high], own])
         x = Axis("learning rate", limits=log_limits(shown), is_log=True)
         return Chart("Learning rates", x, Axis("loss", limits=(floor, top)), tuple(layers))

@@ -131,7 +131,7 @@ def _surveyed(
 # What makes another survey of the same weights.
 _DECIDES = frozenset(
     {"points", "span", "metrics", "connectivity", "min_share", "curvature", "instruments", "lr",
-     "seed", "adaptive", "tolerance"}
+     "momentum", "seed", "adaptive", "tolerance"}
 )  # fmt: skip
 
 

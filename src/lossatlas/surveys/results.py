@@ -12,6 +12,7 @@ from lossatlas.io import Provenance
 from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, estimate_row, result
+from lossatlas.surveys.alerts import alerts
 from lossatlas.text import count, cut_off, with_error
 from lossatlas.topology import (
     Diagram,
@@ -135,9 +136,9 @@ class Survey(Result):
         return (*(_at_weights(name, found) for name, found in own.items()), *lowest)
 
     def sentences(self) -> tuple[str, ...]:
-        """What every part says, and which instruments could not measure anything."""
+        """Whether the weights are at chance, what every part says, and what is not measured."""
         said = (sentence for part in self._parts() for sentence in part.sentences())
-        return (*said, *self.unavailable)
+        return (*alerts(self), *said, *self.unavailable)
 
     @property
     def unavailable(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from lossatlas.curvature.instrument import (
     Stage,
     chosen,
 )
+from lossatlas.curvature.optimizer_names import check_momentum
 from lossatlas.curvature.selfcheck import check_before
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Executor, Progress, get_executor
@@ -33,9 +34,10 @@ from lossatlas.landscape.request import NO_STATISTICS
 from lossatlas.landscape.span import Span
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.chance import chance_level
+from lossatlas.objective.guessing import guessed_classes
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
-from lossatlas.surveys.guessing import guessed_classes
 from lossatlas.surveys.lowest_point import lowest_difference
 from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
@@ -60,6 +62,7 @@ def survey(
     instruments: str | Sequence[str] = (),
     lr: float | None = None,
     optimizer: Optimizer | None = None,
+    momentum: float = 0.0,
     title: str | None = None,
     seed: int = 0,
     adaptive: bool = True,
@@ -92,6 +95,7 @@ def survey(
             that cannot serve this objective leaves the reason in its finding.
         lr: a learning rate to compare with the curvature; adds the instrument "stability".
         optimizer: an optimizer of the model, with its state, for "stability".
+        momentum: of SGD, where `lr` is judged without an optimizer.
         title: title of the report; the model's class by default.
         seed: of the random directions.
         adaptive: compute only what cannot be interpolated.
@@ -124,7 +128,7 @@ def survey(
     """
     started = time.monotonic()
     _check(objective, progress, title, checkpoints, executor, min_share=min_share, span=span)
-    tools = _tools(instruments, curvature=curvature, lr=lr)
+    tools = _tools(instruments, curvature=curvature, lr=lr, momentum=momentum)
     states = states_of(objective, checkpoints)
     if tools or plane == "eigen":
         # Before anything rests on it; what fails becomes a note, and instruments' reasons.
@@ -144,10 +148,10 @@ def survey(
         progress=progress,
     )
     land = _with_values(land, objective, states)
-    context = Context(objective, seed, lr, optimizer, tuple(state.whole for state in states))
+    trail = tuple(state.whole for state in states)
+    context = Context(objective, seed, lr, optimizer, trail, {}, momentum)
     findings = _findings(context, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
-    asked: dict[str, Any] = {"instruments": [t.name for t in tools], "lr": lr} if tools else {}
     return Survey(
         title=title or type(objective.model).__name__,
         loss=numbers.pop("loss"),
@@ -160,13 +164,23 @@ def survey(
         notes=(*_failed(objective), *land.notes),
         checked=objective.checked,
         lowest=lowest_difference(objective, ground, land),
-        provenance=_record(land, seed, asked | _guessing(objective)),
+        provenance=_record(land, seed, _asked(tools, lr, momentum) | _guessing(objective)),
     )
 
 
-def _guessing(objective: Objective) -> dict[str, int]:
+def _asked(tools: Sequence[Instrument], lr: float | None, momentum: float) -> dict[str, Any]:
+    if not tools:
+        return {}
+    steps = {} if lr is None else {"momentum": momentum}
+    return {"instruments": [tool.name for tool in tools], "lr": lr, **steps}
+
+
+def _guessing(objective: Objective) -> dict[str, float]:
     classes = guessed_classes(objective.model)
-    return {} if classes is None else {"classes": classes}
+    if classes is not None:
+        return {"classes": classes}
+    level = chance_level(objective)
+    return {} if level is None else {"constant_loss": level.constant}
 
 
 def _record(land: Landscape, seed: int, asked: Mapping[str, Any]) -> Provenance:
@@ -203,8 +217,9 @@ def _check(
 
 
 def _tools(
-    instruments: str | Sequence[str], *, curvature: bool, lr: float | None
+    instruments: str | Sequence[str], *, curvature: bool, lr: float | None, momentum: float
 ) -> tuple[Instrument, ...]:
+    check_momentum(momentum)
     tools = chosen(instruments, curvature=curvature)
     if lr is None:
         return tools
@@ -224,7 +239,10 @@ def _findings(
     if not tools:
         return findings
     context.findings = findings
-    shared = {"seed": context.seed, "lr": context.lr, "checkpoints": len(context.checkpoints)}
+    shared = {
+        "seed": context.seed, "lr": context.lr, "momentum": context.momentum,
+        "checkpoints": len(context.checkpoints),
+    }  # fmt: skip
     with keeper(resume, context.objective, shared) as kept:
         for done, tool in enumerate(tools):
             if stage is not None:

@@ -1,0 +1,155 @@
+"""The loss at the weights beside that of a constant prediction: was anything learned?"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossatlas.errors import AtlasError, DataError
+from lossatlas.intervals import t_quantile
+from lossatlas.io.records import record
+from lossatlas.objective.batches import Batch
+from lossatlas.objective.determinism import check_loss
+from lossatlas.objective.guessing import guessed_classes
+from lossatlas.objective.objective import Objective
+from lossatlas.objective.weighted import Total, total_of
+from lossatlas.text import number, with_error
+
+Floats = NDArray[np.float64]
+# A loss is below that of a constant prediction from this share on, beyond its error: fresh
+# weights cost a little more or less than equal probabilities.
+NEAR_CHANCE = 0.02
+# Outputs of more elements are not fitted by a constant: that would cost as much as the model.
+_MAX_ELEMENTS = 5_000_000
+# A constant that is perfect tells nothing: all targets are alike, or there are none.
+_PERFECT = 1e-6
+_ITERATIONS = 50
+
+
+@record
+@dataclass(frozen=True, eq=False)
+class ChanceLevel:
+    """A loss and that of the best constant prediction on the same data.
+
+    Attributes:
+        loss: at the weights.
+        stderr: its standard error; NaN where unknown.
+        samples: how many examples (or batches) it comes from.
+        constant: the lowest loss that outputs can have which are the same for every input; of
+            language models that of equal probabilities.
+
+    Examples:
+        >>> ChanceLevel(2.4, 0.05, 400, 2.3).is_at_chance
+        True
+    """
+
+    loss: float
+    stderr: float
+    samples: int
+    constant: float
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the loss is not below that of the constant prediction, beyond its error."""
+        if not math.isfinite(self.loss):
+            return True
+        allowed = NEAR_CHANCE * abs(self.constant)
+        if math.isfinite(self.stderr):
+            allowed += float(t_quantile(0.95, max(self.samples, 2))) * self.stderr
+        return self.loss >= self.constant - allowed
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in words."""
+        return (
+            f"These weights predict no better than a constant: their loss is "
+            f"{with_error(self.loss, self.stderr)}, that of the best constant prediction "
+            f"{number(self.constant, 3)}"
+        )
+
+
+def chance_level(objective: Objective) -> ChanceLevel | None:
+    """The loss beside that of a constant prediction; None where the latter is not known."""
+    constant = _constant_loss(objective)
+    if constant is None:
+        return None
+    try:
+        loss = objective.evaluate()
+    except AtlasError:
+        return None
+    return ChanceLevel(loss.value, loss.stderr, loss.samples, constant)
+
+
+def _constant_loss(objective: Objective) -> float | None:
+    classes = guessed_classes(objective.model)
+    if classes is not None:
+        return math.log(classes)
+    if objective.shared is not None or objective.placed is not None:
+        return None
+    try:
+        found = _fitted(objective)
+    except Exception:
+        # A loss that needs more of a model than its outputs has no constant to compare with.
+        return None
+    return found if math.isfinite(found) and found > _PERFECT else None
+
+
+class _Recorder:
+    # In the place of a model: notes the outputs of each call.
+    def __init__(self, model: Any) -> None:
+        self.model, self.outputs = model, list[Tensor]()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.outputs.append(self.model(*args, **kwargs))
+        return self.outputs[-1]
+
+
+def _fitted(objective: Objective) -> float:
+    seen: list[tuple[Batch, Tensor]] = []
+
+    def look() -> None:
+        for batch in objective.iter_batches():
+            recorder = _Recorder(objective.model)
+            objective.loss(recorder, objective.handed(batch))  # type: ignore[arg-type]
+            (outputs,) = recorder.outputs
+            seen.append((batch, outputs.new_zeros(1).expand(outputs.shape)))
+            if sum(each.numel() for _, each in seen) > _MAX_ELEMENTS:
+                raise DataError("there are too many outputs for a constant to be fitted.")
+
+    def mean(constant: Tensor) -> Tensor:
+        totals = [_total(objective, batch, constant, like) for batch, like in seen]
+        return torch.stack([each.sum for each in totals]).sum() / sum(t.weight for t in totals)
+
+    with objective.session():
+        with torch.no_grad():
+            objective.with_params(None, look)
+        like = seen[0][1]
+        return _minimum(mean, like.new_zeros(like.shape[1] if like.ndim > 1 else 1))
+
+
+def _total(objective: Objective, batch: Batch, constant: Tensor, like: Tensor) -> Total:
+    # One number a class or channel, which is axis 1.
+    shape = (1, -1, *[1] * (like.ndim - 2)) if like.ndim > 1 else (-1,)
+    outputs = constant.reshape(shape).expand(like.shape)
+    given = objective.loss(lambda *_, **__: outputs, objective.handed(batch))  # type: ignore[arg-type]
+    return total_of(check_loss(given, batch), objective.size_of(batch))
+
+
+def _minimum(function: Callable[[Tensor], Tensor], start: Tensor) -> float:
+    from scipy.optimize import minimize
+
+    def at(values: Floats) -> tuple[float, Floats]:
+        point = torch.as_tensor(values).to(start).requires_grad_()
+        with torch.enable_grad():
+            value = function(point)
+            (slope,) = torch.autograd.grad(value, [point])
+        return float(value.detach()), slope.double().cpu().numpy()
+
+    limits = {"maxiter": _ITERATIONS}
+    found = minimize(at, np.zeros(len(start)), jac=True, method="L-BFGS-B", options=limits)
+    return float(found.fun)

@@ -1,0 +1,84 @@
+"""Losses of constant predictions, beside closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lossatlas as la
+from lossatlas.objective.chance import ChanceLevel, chance_level
+
+
+def made(criterion, outputs, targets, width=3):
+    model = nn.Linear(width, outputs)
+    inputs = torch.randn(len(targets), width)
+    loss = criterion if getattr(criterion, "whole", False) else la.supervised(criterion)
+    return la.Objective(model, loss, [(inputs[:20], targets[:20]), (inputs[20:], targets[20:])])
+
+
+def test_of_classes_it_is_the_entropy_of_their_shares():
+    targets = torch.tensor([0] * 30 + [1] * 15 + [2] * 5)[torch.randperm(50)]
+    shares = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    entropy = float(-(shares * shares.log()).sum())
+    found = chance_level(made(F.cross_entropy, 3, targets))
+    assert found.constant == pytest.approx(entropy, rel=1e-4)
+    smooth = chance_level(made(nn.CrossEntropyLoss(label_smoothing=0.1), 3, targets))
+    mixed = 0.9 * shares + 0.1 / 3
+    assert smooth.constant == pytest.approx(float(-(mixed * mixed.log()).sum()), rel=1e-4)
+
+
+def test_of_squares_it_is_the_variance():
+    targets = 5 + 2 * torch.randn(50, 2)
+    found = chance_level(made(F.mse_loss, 2, targets))
+    assert found.constant == pytest.approx(float(targets.var(0, correction=0).mean()), rel=1e-4)
+
+
+def test_a_loss_of_model_and_batch_serves_where_it_only_calls_the_model():
+    def loss(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    loss.whole = True
+    targets = torch.arange(50) % 2
+    assert chance_level(made(loss, 2, targets)).constant == pytest.approx(math.log(2), rel=1e-4)
+
+    def other(model, batch):
+        return F.cross_entropy(F.linear(batch[0], model.weight), batch[1])
+
+    other.whole = True
+    assert chance_level(made(other, 2, targets)) is None
+
+
+def test_targets_that_are_all_alike_tell_nothing():
+    assert chance_level(made(F.mse_loss, 2, torch.zeros(50, 2))) is None
+
+
+def test_it_leaves_no_trace():
+    torch.manual_seed(3)
+    objective = made(F.cross_entropy, 3, torch.arange(50) % 3)
+    weights = [p.clone() for p in objective.model.parameters()]
+    state = torch.get_rng_state()
+    chance_level(objective)
+    assert torch.equal(torch.get_rng_state(), state)
+    for before, after in zip(weights, objective.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+        assert after.grad is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "stderr", "is_at_chance"),
+    [
+        (2.4, 0.02, True),
+        (2.3, 0.02, True),
+        (2.0, 0.02, False),
+        (2.0, 0.5, True),
+        (0.1, 0.01, False),
+    ],
+)
+def test_a_loss_below_the_constant_beyond_its_error_is_no_chance(loss, stderr, is_at_chance):
+    assert ChanceLevel(loss, stderr, 400, 2.303).is_at_chance is is_at_chance
+
+
+def test_a_loss_that_is_not_finite_is_at_chance():
+    assert ChanceLevel(math.nan, math.nan, 0, 2.3).is_at_chance
