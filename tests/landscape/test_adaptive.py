@@ -370,3 +370,16 @@ def test_columns_that_are_exact_are_known_at_computed_points_only():
     np.testing.assert_array_equal(
         part.values[part.computed][:, 2], whole.values[whole.computed][:, 2]
     )
+
+
+@pytest.mark.parametrize("height", [1.0, 1e8, 4e14])
+def test_no_interpolated_loss_is_below_all_that_were_computed(height):
+    def ruined(x, y):
+        # A cross-entropy of a network that diverged: flat in the middle, huge around.
+        return 2.3 + height * np.maximum(x * x + y * y - 3, 0) ** 4 / 1e5
+
+    found, _ = refined(ruined, points=51)
+    losses = found.values[..., 0]
+    assert not found.computed.all()
+    assert losses.min() == losses[found.computed].min() >= 2.3
+    assert losses.max() == losses[found.computed].max()

@@ -113,7 +113,7 @@ def test_some_basins_certain():
 
 def test_only_the_deepest_is_certain():
     found = on_a_line([9, 0, 1, 0.9, 9], 0.2)
-    assert headline(found).startswith("One basin is certain; every other dip")
+    assert headline(found).startswith("One basin is certain; every other minimum")
     assert (
         "only the deepest one is certain: the other one is within" in found.tree.sentences()[0]
     )
@@ -201,7 +201,11 @@ def test_the_weights_against_the_lowest_point(values, stderr, words):
     ("ends", "answer", "words"),
     [
         ((-0.3, -0.1), "no: the map goes 0.2 lower (0.1 to 0.3)", "95 % interval [0.1, 0.3]"),
-        ((-0.5, 0.1), "of this line, yes, within the error", "cannot be told from the weights"),
+        (
+            (-0.5, 0.1),
+            "of this line, yes, within the error",
+            "not distinguishable from the loss at the weights",
+        ),
     ],
 )
 def test_the_weights_against_the_lowest_point_on_the_same_examples(ends, answer, words):

@@ -6,15 +6,20 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from hashlib import sha256
 from html import unescape
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lossatlas.plots.trees import branches
 from lossatlas.report import render
+from lossatlas.report.frames import pack
+from lossatlas.report.sections.topology import topology_section
 from lossatlas.result import Estimate
 from plots.sample_landscapes import sample_map
+from report.sample_comparisons import valleys
 from report.sample_surveys import LongNames, himmelblau, hostile, survey_of
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -233,13 +238,13 @@ CORNERS = """
 """
 
 
-def pit_in_the_corner():
+def pit_in_the_corner(error=1e-3):
     """A bowl, and a second minimum on the edge of the map."""
     land = sample_map(points=31, noise=0.0)
     x, y = np.meshgrid(*land.axes, indexing="ij")
     far = float(land.axes[0][-1])
     values = np.minimum(x**2 + y**2, 0.3 + (x - far) ** 2 + (y - far) ** 2)
-    return survey_of(replace(land, values=values, stderr=np.full(values.shape, 1e-3)))
+    return survey_of(replace(land, values=values, stderr=np.full(values.shape, error)))
 
 
 @pytest.mark.parametrize("size", ["1280,900", "500,900"])
@@ -252,9 +257,85 @@ def test_bars_count_as_the_headline_and_no_corner_leaves_the_picture(size, tmp_p
     # A square map turned all the way round: the hardest case.
     assert found["half"] == [1, 1]
     assert found["outside"] < 0
-    assert found["counts"] == "1 certain inside the map; 1 on its edge (hollow), not counted."
+    assert (
+        found["counts"]
+        == "1 certain inside the map; 1 on the edge of the map (hollow), not counted."
+    )
     assert found["hollow"] == [False, True]
     assert found["lasts"][0] == "never ends"
+
+
+@pytest.mark.parametrize(("error", "sure"), [(1e-3, True), (0.4, False), (math.nan, None)])
+def test_bars_table_and_tree_say_the_same_of_a_minimum_on_the_edge(error, sure, tmp_path):
+    survey = pit_in_the_corner(error)
+    tree = survey.tree
+    assert (tree.on_edge.tolist(), len(tree)) == ([False, True], 2)
+    page = render(survey)
+    seen, _, _ = drive(page, CORNERS, tmp_path)
+    found = seen["result"]
+    assert found["hollow"] == [False, True]
+    start = "1 of unknown certainty (gray)" if sure is None else "1 certain inside the map"
+    assert found["counts"] == f"{start}; 1 on the edge of the map (hollow), not counted."
+    verdict = {True: "", False: "within the error; ", None: ""}[sure]
+    row = "unknown" if sure is None else f"{verdict}on the edge of the map, not counted"
+    assert read_minima(survey)[1] == row
+    assert [b.is_on_edge for b in branches(tree)] == [False, True]
+    assert int(tree.certain_count) == (0 if sure is None else 1)
+
+
+def read_minima(survey):
+    """The verdicts of the table of minima."""
+    [table] = topology_section(survey).tables
+    return [row[-1] for row in table.rows]
+
+
+# What a picture that is taken once the page has loaded would show.
+AT_ONCE = """<script>
+addEventListener("load", () => {
+  const drawn = [...document.querySelectorAll(".plot")].filter((p) => p.querySelector("svg"));
+  const seen = [...document.querySelectorAll(".plot")].filter((p) => {
+    const box = p.getBoundingClientRect();
+    return box.width && box.top < innerHeight && box.bottom > 0;
+  });
+  document.documentElement.setAttribute("data-loaded", JSON.stringify({
+    seen: seen.length, missing: seen.filter((p) => !drawn.includes(p)).length,
+    ready: document.documentElement.hasAttribute("data-ready") }));
+});
+</script>"""
+
+
+@pytest.mark.parametrize("make", [himmelblau, valleys])
+def test_what_is_on_the_screen_is_drawn_when_the_page_has_loaded(make, tmp_path):
+    page = render(make()).replace("<head>", "<head>" + AT_ONCE, 1)
+    text, _ = browse(page, tmp_path)
+    found = json.loads(unescape(re.search(r'data-loaded="([^"]*)"', text)[1]))
+    assert found["seen"] > 0
+    assert found == {"seen": found["seen"], "missing": 0, "ready": True}
+
+
+def test_the_page_unpacks_what_python_packs(tmp_path):
+    rng = np.random.default_rng(0)
+    contents = [
+        b"a",
+        b"abc" * 5,
+        rng.bytes(70_000),
+        bytes(300_000),
+        np.sort(rng.normal(size=20_000)).astype("<f4").tobytes(),
+        json.dumps(rng.integers(0, 99, 60_000).tolist()).encode(),
+    ]
+    packed = json.dumps([pack(each) for each in contents])
+    scenario = f"""
+      const sums = [];
+      for (const text of {packed}) {{
+        const bytes = Scene.inflate(text);
+        const hash = await crypto.subtle.digest("SHA-256", bytes);
+        const text16 = (v) => v.toString(16).padStart(2, "0");
+        sums.push([...new Uint8Array(hash)].map(text16).join(""));
+      }}
+      return sums;
+    """
+    seen, _, _ = drive(render(himmelblau()), scenario, tmp_path)
+    assert seen["result"] == [sha256(each).hexdigest() for each in contents]
 
 
 ROWS = """

@@ -16,7 +16,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from lossatlas.landscape.interpolant import Surface, interpolate
+from lossatlas.landscape.interpolant import ROUNDING, Surface, interpolate
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -260,7 +260,7 @@ def _box(place: tuple[np.intp, ...], reach: int) -> tuple[slice, ...]:
 def _rounding(losses: Array) -> float:
     # A flat map has no range to take a share of; rounding is not roughness.
     finite = losses[np.isfinite(losses)]
-    return 1e-9 * float(np.abs(finite).max(initial=0.0))
+    return ROUNDING * float(np.abs(finite).max(initial=0.0))
 
 
 def _around(where: Mask) -> Mask:

@@ -115,6 +115,10 @@ class Tree(Protocol):
         """Whether it is longer than the threshold."""
 
     @property
+    def on_edge(self) -> Bools:
+        """Whether its minimum lies on the edge of a map."""
+
+    @property
     def counted(self) -> Bools:
         """Whether it is certain and counts: its minimum does not lie on the edge of a map."""
 

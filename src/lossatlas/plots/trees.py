@@ -29,7 +29,7 @@ def tree_chart(tree: Tree, *, scale: Scale | None = None, most: int = MOST_MINIM
     scale = scale or spanning(tree.low, tree.high)
     drawn = branches(tree, most)
     layers: list[Layer] = []
-    for kind in ((False, False), (True, True), (True, False)):
+    for kind in ((False, False), (False, True), (True, True), (True, False)):
         alike = [b for b in drawn if (b.is_certain, b.is_on_edge) == kind]
         if alike:
             layers += _branch_layers(alike, tree.threshold)
@@ -57,7 +57,7 @@ class Branch:
         high: loss where it ends; the highest of the map where it never does.
         parent_x: where its parent stands; None where it never ends.
         is_certain: whether it is known to be longer than the tree's threshold.
-        is_on_edge: whether it is, and its minimum lies on the edge of the map.
+        is_on_edge: whether its minimum lies on the edge of the map, and is not counted.
     """
 
     minimum: int
@@ -75,7 +75,7 @@ def branches(tree: Tree, most: int = MOST_MINIMA) -> list[Branch]:
     place = {number: float(x) for x, number in enumerate(_order(tree, set(kept.tolist())))}
     parent = {int(a): int(b) for a, b in zip(tree.ended, tree.into, strict=True)}
     level = dict(zip(tree.ended.tolist(), tree.saddle_values.tolist(), strict=True))
-    certain, counted = tree.certain, tree.counted
+    certain, open_ones = tree.certain, tree.on_edge & ~tree.counted
     return [
         Branch(
             minimum=number,
@@ -84,7 +84,7 @@ def branches(tree: Tree, most: int = MOST_MINIMA) -> list[Branch]:
             high=level.get(number, tree.high),
             parent_x=place[parent[number]] if number in parent else None,
             is_certain=bool(certain[number]),
-            is_on_edge=bool(certain[number] and not counted[number]),
+            is_on_edge=bool(open_ones[number]),
         )
         for number in kept.tolist()
     ]
@@ -118,11 +118,15 @@ def _branch_layers(drawn: list[Branch], threshold: float) -> Iterator[Layer]:
     yield Points(
         [b.x for b in drawn],
         [b.low for b in drawn],
-        color=color if certain and not on_edge else style.PAPER,
+        color=style.PAPER if on_edge else color,
         edge=color,
-        name=ON_EDGE if on_edge else name,
+        name=_edge_name(name, certain) if on_edge else name,
         hover=[_branch_text(branch, threshold) for branch in drawn],
     )
+
+
+def _edge_name(name: str, certain: bool) -> str:
+    return ON_EDGE if certain else f"{name}, on the edge"
 
 
 def _unsure(threshold: float) -> str:

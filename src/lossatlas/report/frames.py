@@ -185,7 +185,7 @@ def bars(survey: Survey, tracks: Mapping[int, int]) -> list[Plain]:
                 "death": level if math.isfinite(level) else None,
                 "level": level if math.isfinite(level) else _open_level(tree, k, deaths),
                 "certain": bool(tree.certain[k]),
-                "edge": bool(tree.certain[k] and not tree.counted[k]),
+                "edge": bool(tree.on_edge[k] and not tree.counted[k]),
                 "loss": with_error(value, error),
                 "lasts": number(level - value, 3) if math.isfinite(level) else "never ends",
                 "verdict": verdict(bool(tree.certain[k]), tree.threshold),

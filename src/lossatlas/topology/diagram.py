@@ -234,7 +234,8 @@ class Diagram(Result):
                 "Persistence diagram",
                 *backends(lambda: bar_plots.persistence_chart(self, scale=scale)),
                 "One mark a basin or loop. The higher above the diagonal, the longer it lasts; "
-                "within the shaded band it may be an effect of the map's errors.",
+                "within the shaded band it may be an effect of the map's errors. Minima on the "
+                "edge of a map are among the marks.",
                 f"Persistence diagram: {bars_text}.",
             ),
             Figure(
@@ -271,11 +272,11 @@ def _counted(amount: int, degree: int) -> Estimate:
 
 
 _BARS = (
-    ("bars: basins (H0)", "one for each minimum"),
-    ("bars: loops (H1)", "hills with lower ground all around"),
-    ("bars: shells (H2)", "peaks in space with lower ground all around"),
+    ("H0 bars (basins)", "persistence bars, one for each minimum"),
+    ("H1 bars (loops)", "persistence bars: hills with lower ground all around"),
+    ("H2 bars (shells)", "persistence bars: peaks in space with lower ground all around"),
 )
-LONGER = "bars longer than the threshold"
+LONGER = "persistence bars longer than the threshold"
 _NO_BARS = np.empty((0, 2))
 
 

@@ -421,7 +421,7 @@ def check_tree(tree: object) -> None:
 
 def _some_certain(certain: int, rest: int) -> str:
     if certain == 1:
-        return "One basin is certain; every other dip is within the error of the map."
+        return "One basin is certain; every other minimum is within the error of the map."
     return f"{certain} basins are certain, {rest} more {'is' if rest == 1 else 'are'} not."
 
 

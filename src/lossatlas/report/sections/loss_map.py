@@ -7,7 +7,7 @@ import numpy as np
 
 from lossatlas.curvature import Spectrum
 from lossatlas.curvature.spectrum import SLIGHT_SADDLE
-from lossatlas.landscape.known_values import computed_values
+from lossatlas.landscape.known_values import computed_values, sampling_errors
 from lossatlas.report.contents import Card, Section, Tile
 from lossatlas.report.frames import has_surface
 from lossatlas.result import Estimate, Figure
@@ -137,16 +137,20 @@ def _paired_lowest_answer(gap: Estimate) -> tuple[str, str, str]:
         span = f"{number(-high, 2)} to {number(-low, 2)}"
         value = f"no: the map goes {lower} lower ({span})"
         return value, "alarm", f"{text}: this map holds a lower loss."
-    return "yes, within the error", "", f"{text}: it cannot be told from the weights."
+    return (
+        "yes, within the error",
+        "",
+        f"{text}: not distinguishable from the loss at the weights.",
+    )
 
 
 def trust_question(survey: Survey) -> Card:
     """How large the errors of the map are, and what they come from."""
     land = survey.landscape
-    errors = land.stderr[np.isfinite(land.stderr)]
+    errors = sampling_errors(land)
     size = f"{land.count:,} {land.unit}" if land.count else land.unit
     value = (
-        f"± {number(float(np.median(errors)), 2)} from {size}"
+        f"± {number(float(np.median(errors)), 2)} (median), from {size}"
         if errors.size
         else "no error known"
     )

@@ -58,7 +58,10 @@ def _one_basin(tree: MergeTree) -> tuple[str, str]:
     if tree.why_unknown:
         return f"{total:,} seen, certainty unknown", mark
     if not edge.size:
-        return "yes, as far as errors tell" if sure <= 1 else f"no: {sure:,} are certain", mark
+        return (
+            "yes, within the error of the map" if sure <= 1 else f"no: {sure:,} are certain",
+            mark,
+        )
     inside, uncounted = sure - edge.size, f"{edge_words(edge)}, not counted"
     if inside > 1:
         return f"no: {inside:,} inside the map; {uncounted}", mark
@@ -94,11 +97,10 @@ def _minima(survey: Survey) -> tuple[Table, ...]:
     marks = marked_minima(land, tree)
     rows = []
     for k, basin in enumerate(marks.numbers.tolist()):
-        verdict = "certain" if marks.certain[k] else "within the error"
-        if marks.on_edge[k]:
-            verdict = "on the edge of the map, not counted"
-        elif tree.on_edge[basin]:
-            verdict += ", on the edge of the map"
+        verdict = "certain" if tree.certain[basin] else "within the error"
+        if tree.on_edge[basin] and not tree.counted[basin]:
+            verdict = "" if tree.certain[basin] else f"{verdict}; "
+            verdict += "on the edge of the map, not counted"
         rows.append(
             (
                 str(basin),

@@ -1,8 +1,8 @@
 "use strict";
 // The atlas: one state, which every view shows.
-(async function () {
+(function () {
   const root = document.documentElement, $ = (id) => document.getElementById(id);
-  const text = new TextDecoder().decode(await Scene.inflate($("head").textContent));
+  const text = new TextDecoder().decode(Scene.inflate($("head").textContent));
   const all = JSON.parse(text), camera = new Scene.Camera();
   const frames = all.frames.map((f, k) => new Scene.Frame(
     { ...f, path: null, grid: null }, all.grids[f.grid], f.path === null ? null : all.paths[f.path], () => $(`frame-${k}`).textContent));
@@ -37,12 +37,10 @@
     }
     return state.common ? run(k).scale : frame(k).scale;
   }
-  let turn = 0;
-  async function show(tween = false) {
-    const mine = ++turn, shown = state.beside >= 0 ? [0, 1] : [0];
+  function show(tween = false) {
+    const shown = state.beside >= 0 ? [0, 1] : [0];
     const used = shown.map(frame);
-    await Promise.all(used.map((f) => f.load()));
-    if (mine !== turn) return;
+    used.forEach((f) => f.load());
     const start = performance.now();
     while (views.length < shown.length) pane();
     panes.forEach((p, k) => { p.figure.hidden = !shown.includes(k); });
@@ -96,14 +94,14 @@
     const last = run().frames.length - 1;
     state.step = Math.min(Math.max(step, 0), last);
     state.missing = null;
-    return show(tween);
+    show(tween);
   }
   function play(on = !state.playing) {
     state.playing = on && run().frames.length > 1;
     clearTimeout(play.timer);
-    const tick = async () => {
+    const tick = () => {
       if (!state.playing) return;
-      await go(state.step >= run().frames.length - 1 ? 0 : state.step + 1);
+      go(state.step >= run().frames.length - 1 ? 0 : state.step + 1);
       play.timer = setTimeout(tick, Math.max(260, Math.min(700, 12000 / run().frames.length)));
     };
     if (state.playing) tick(); else words(frame());
@@ -218,7 +216,7 @@
     if (act) { e.preventDefault(); act(); }
   });
   read(); pane(); menus();
-  await show();
+  show();
   charts();
   window.Atlas = { state, views, camera, frames, go, play };
 })();

@@ -43,14 +43,11 @@
     return figure;
   }
 
-  let library = null;
   function plotly() {
-    library = library || Scene.inflate(document.getElementById("library").textContent).then((bytes) => {
-      const script = document.createElement("script");
-      script.textContent = new TextDecoder().decode(bytes);
-      document.head.append(script);
-    });
-    return library;
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = new TextDecoder().decode(Scene.inflate(document.getElementById("library").textContent));
+    document.head.append(script);
   }
 
   const figures = new Map();
@@ -65,19 +62,24 @@
     if (entry.drawn) return entry.drawn;
     open += 1; count();
     // One after another, so that the page answers in between.
-    entry.drawn = waiting = waiting.then(plotly).then(async () => {
-      const packed = await Scene.inflate(entry.data.textContent);
-      entry.figure = JSON.parse(new TextDecoder().decode(packed));
+    entry.drawn = waiting = waiting.then(() => put(entry)).then(() => new Promise((go) => setTimeout(go)));
+    return entry.drawn;
+  }
+  async function put(entry) {
+    try {
+      plotly();
+      entry.figure = JSON.parse(new TextDecoder().decode(Scene.inflate(entry.data.textContent)));
       const { data, layout } = fitted(entry), scene = layout.scene, width = entry.place.clientWidth;
       if (scene) {
         // The wheel scrolls the page until the picture is chosen.
         layout.scene.dragmode = "turntable";
         if (width && width < 760) for (const side of ["x", "y", "z"]) scene.camera.eye[side] *= Math.min(760 / width, 1.9);
       }
-      await Plotly.newPlot(entry.place, data, layout, config);
+      const drawn = Plotly.newPlot(entry.place, data, layout, config);
       entry.done = true;
-    }).catch((error) => console.error(error)).then(() => { open -= 1; count(); return new Promise((go) => setTimeout(go)); });
-    return entry.drawn;
+      await drawn;
+    } catch (error) { console.error(error); }
+    open -= 1; count();
   }
   function shortened(line) {
     const words = plain(line);
@@ -94,7 +96,11 @@
   const eye = new IntersectionObserver((seen) => {
     for (const one of seen) if (one.isIntersecting) { eye.unobserve(one.target); draw(figures.get(one.target.id)); }
   }, { rootMargin: "500px" });
-  for (const entry of figures.values()) eye.observe(entry.place);
+  // What is on the screen is drawn before the page has loaded: pictures of it are taken then.
+  for (const entry of figures.values()) {
+    const { top, bottom, width } = entry.place.getBoundingClientRect();
+    if (width && top < innerHeight && bottom > 0) { open += 1; entry.drawn = put(entry); } else eye.observe(entry.place);
+  }
   const all = () => Promise.all([...figures.values()].map(draw));
   function relay() {
     for (const entry of figures.values()) if (entry.done) {
@@ -223,8 +229,8 @@
     const top = Math.max(...most, ...frame.bars.map((b) => b.level), frame.scale.low), width = to(top) * 1.06 || 1;
     const spot = (v) => Math.max(Math.min((100 * to(v)) / width, 99), 0);
     box.replaceChildren(...frame.bars.map((bar) => {
-      const row = document.createElement("button"), left = spot(bar.birth), right = bar.death === null ? 100 : spot(bar.death);
-      row.type = "button"; row.className = `row ${bar.certain ? "sure" : ""} ${bar.death === null ? "open" : ""} ${bar.edge && bar.certain ? "edge" : ""}`; row.dataset.track = bar.track;
+      const row = document.createElement("button"), left = spot(bar.birth), right = bar.death === null ? 95 : spot(bar.death);
+      row.type = "button"; row.className = `row ${bar.certain ? "sure" : ""} ${bar.death === null ? "open" : ""} ${bar.edge ? "edge" : ""}`; row.dataset.track = bar.track;
       row.innerHTML = '<span></span><span class="track"><i></i></span><span class="lasts"></span>';
       row.children[0].textContent = bar.track; row.children[2].textContent = bar.death === null ? "never ends" : bar.lasts;
       const depth = bar.death === null ? "joins no deeper basin" : `depth ${bar.lasts}`;
@@ -239,10 +245,10 @@
     // Where no bar ends there is no end of the axis to name.
     ends[0].textContent = Scene.short(frame.scale.low, 3); ends[1].textContent = most.length ? Scene.short(top, 3) : "";
     // Counted as the headline counts: a minimum on the edge of the map proves no basin.
-    const sure = frame.bars.filter((b) => b.certain), edge = sure.filter((b) => b.edge).length, rest = frame.bars.length - sure.length;
-    const counts = [edge ? `${sure.length - edge} certain inside the map` : `${sure.length} certain`];
-    if (edge) counts.push(`${edge} on its edge (hollow), not counted`);
-    if (rest) counts.push(`${rest} within the error (gray)`);
+    const inside = frame.bars.filter((b) => !b.edge), sure = inside.filter((b) => b.certain).length, edge = frame.bars.length - inside.length, rest = inside.length - sure;
+    const known = frame.threshold !== null, counts = known ? [`${sure} certain${edge ? " inside the map" : ""}`] : [];
+    if (rest) counts.push(known ? `${rest} within the error (gray)` : `${rest} of unknown certainty (gray)`);
+    if (edge) counts.push(`${edge} on the edge of the map (hollow), not counted`);
     place.querySelector(".counts").textContent = `${counts.join("; ")}.`;
   }
   window.Page = { all, bars, css, isDark, named };

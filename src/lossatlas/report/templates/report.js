@@ -1,6 +1,6 @@
 "use strict";
 // The head of a report: one survey on the stage, or figures behind tabs.
-(async function () {
+(function () {
   const root = document.documentElement, $ = (id) => document.getElementById(id);
   for (const tabs of document.querySelectorAll("[data-tabs]")) tabs.addEventListener("click", (event) => {
     const button = event.target.closest("[data-tab]");
@@ -11,10 +11,10 @@
     }
   });
   if (!$("scene")) { root.setAttribute("data-ready", ""); return; }
-  const all = JSON.parse(new TextDecoder().decode(await Scene.inflate($("head").textContent)));
+  const all = JSON.parse(new TextDecoder().decode(Scene.inflate($("head").textContent)));
   const about = all.frames[0], path = about.path === null ? null : all.paths[about.path];
   const frame = new Scene.Frame({ ...about, path: null, grid: null }, all.grids[about.grid], path, () => $("frame-0").textContent);
-  await frame.load();
+  frame.load();
   const camera = new Scene.Camera(), view = new Scene.View($("scene"), camera);
   const tabs = [["surface", "loss", "3-D"], ["map", "loss", "from above"], ...frame.fields.slice(2).map((f) => ["map", f.name, f.name]), ["map", "error", "error"]];
   let now = tabs[0];

@@ -6,10 +6,77 @@
   const INK = "#e8eff3", QUIET = "#a9bac4", PATH = "#ff7f2a", SURE = "#ffd34d", FAINT = "#b7c2c9";
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-  async function inflate(text) {
-    const bytes = Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
+  // Gzip without a stream, which ends at no known time: pages are drawn before their load event.
+  const LENGTHS = ranges(29, 3, (k) => (k < 8 || k === 28 ? 0 : (k - 4) >> 2)), DISTANCES = ranges(30, 1, (k) => (k < 4 ? 0 : (k - 2) >> 1));
+  const ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+  function ranges(count, first, bits) {
+    const extra = Array.from({ length: count }, (_, k) => bits(k)), base = [first];
+    for (let k = 1; k < count; k++) base.push(base[k - 1] + (1 << extra[k - 1]));
+    if (first === 3) base[28] = 258;
+    return { base, extra };
+  }
+  // A table from the next bits of the input to a symbol and its length, 4 bits.
+  function huffman(lengths) {
+    const most = Math.max(...lengths), table = new Uint16Array(1 << most);
+    for (let length = 1, code = 0; length <= most; length++, code <<= 1)
+      lengths.forEach((own, symbol) => {
+        if (own !== length) return;
+        let back = 0;
+        for (let b = 0; b < length; b++) back |= ((code >> b) & 1) << (length - 1 - b);
+        for (let at = back; at < table.length; at += 1 << length) table[at] = (symbol << 4) | length;
+        code += 1;
+      });
+    return { table, mask: table.length - 1 };
+  }
+  const FIXED = [huffman(Array.from({ length: 288 }, (_, k) => (k < 144 ? 8 : k < 256 ? 9 : k < 280 ? 7 : 8))), huffman(Array(30).fill(5))];
+  function inflate(text) {
+    const raw = atob(text.trim()), input = new Uint8Array(raw.length);
+    for (let k = 0; k < raw.length; k++) input[k] = raw.charCodeAt(k);
+    // The header of Python's gzip has ten bytes; the last four bytes are the length.
+    const output = new Uint8Array(new DataView(input.buffer).getUint32(input.length - 4, true));
+    let at = 10, held = 0, count = 0, end = 0, last = false;
+    function bits(n) {
+      while (count < n) { held |= input[at++] << count; count += 8; }
+      const value = held & ((1 << n) - 1);
+      held >>>= n; count -= n;
+      return value;
+    }
+    function symbol({ table, mask }) {
+      while (count < 15) { held |= input[at++] << count; count += 8; }
+      const entry = table[held & mask];
+      held >>>= entry & 15; count -= entry & 15;
+      return entry >> 4;
+    }
+    function codes() {
+      const literals = bits(5) + 257, distances = bits(5) + 1, own = Array(19).fill(0), lengths = [];
+      for (let k = bits(4) + 4, j = 0; j < k; j++) own[ORDER[j]] = bits(3);
+      const tree = huffman(own);
+      while (lengths.length < literals + distances) {
+        const s = symbol(tree);
+        if (s < 16) { lengths.push(s); continue; }
+        const value = s === 16 ? lengths[lengths.length - 1] : 0;
+        for (let k = s === 16 ? 3 + bits(2) : s === 17 ? 3 + bits(3) : 11 + bits(7); k > 0; k--) lengths.push(value);
+      }
+      return [huffman(lengths.slice(0, literals)), huffman(lengths.slice(literals))];
+    }
+    while (!last) {
+      last = bits(1) === 1;
+      const kind = bits(2);
+      if (kind === 0) {
+        at -= count >> 3; held = count = 0;
+        const size = input[at] | (input[at + 1] << 8);
+        output.set(input.subarray(at + 4, at + 4 + size), end);
+        at += 4 + size; end += size;
+        continue;
+      }
+      const [literal, distance] = kind === 1 ? FIXED : codes();
+      for (let s = symbol(literal); s !== 256; s = symbol(literal)) {
+        if (s < 256) { output[end++] = s; continue; }
+        const length = LENGTHS.base[s - 257] + bits(LENGTHS.extra[s - 257]), d = symbol(distance);
+        for (let from = end - DISTANCES.base[d] - bits(DISTANCES.extra[d]), stop = end + length; end < stop;) output[end++] = output[from++];
+      }
+    }
+    return output;
   }
 
   // Heights of losses, as `plots.scale.Scale` has them, from 0 (lowest) to 1 (highest).
@@ -30,13 +97,12 @@
       this.grid = grid; this.path = path; this.source = source; this.cache = new Map();
       this.size = grid.x.length * grid.y.length;
     }
-    async load() {
-      if (!this.arrays) this.loading = this.loading || this.decode();
-      if (this.loading) await this.loading;
+    load() {
+      if (!this.arrays) this.decode();
       return this;
     }
-    async decode() {
-      const bytes = await inflate(this.source()), n = this.size, arrays = {};
+    decode() {
+      const bytes = inflate(this.source()), n = this.size, arrays = {};
       let at = 0;
       for (const field of this.fields) {
         const width = field.kind === "float" ? 4 : 2;
@@ -563,8 +629,8 @@
         if (isNaN(this.height(at))) continue;
         const [x, y] = this.project(at);
         g.globalAlpha = this.visible(at) || chosen ? 1 : 0.4;
-        const hollow = bar.certain && bar.edge;
-        disc(g, x, y, chosen ? 6 : 4.5, hollow ? "#fff" : bar.certain ? SURE : FAINT, hollow ? SURE : "#10202c");
+        const color = bar.certain ? SURE : FAINT;
+        disc(g, x, y, chosen ? 6 : 4.5, bar.edge ? "#fff" : color, bar.edge ? color : "#10202c");
         if (sure.length > 1 || chosen) { g.fillStyle = INK; g.textAlign = "left"; g.textBaseline = "bottom"; halo(g, String(bar.track), x + 7, y - 4); }
         g.globalAlpha = 1;
       }
@@ -579,7 +645,9 @@
       const to = spread(this.shadeScale), ticks = this.name === "loss" ? this.scale.ticks : evenly(this.shadeScale);
       let last = Infinity;
       for (const v of ticks) { if (to(v) < -0.01 || to(v) > 1.01) continue; const h = y + tall * (1 - to(v)); if (last - h < 14) continue; last = h; halo(g, short(v), x + 14, h); }
-      g.textBaseline = "bottom"; halo(g, this.name === "error" ? "standard error" : this.name + (this.name === "loss" && this.scale.soft !== null ? ", log above the lowest" : ""), x - (this.mode === "map" ? 20 : 0), y - 9);
+      g.textBaseline = "bottom"; g.textAlign = this.mode === "map" ? "right" : "left";
+      halo(g, this.name === "error" ? "standard error" : this.name + (this.name === "loss" && this.scale.soft !== null ? ", log above the lowest" : ""), this.mode === "map" ? this.width - 10 : x, y - 9);
+      g.textAlign = "left";
     }
     // What lies under the pointer.
     pick(px, py) {
