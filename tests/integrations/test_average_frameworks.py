@@ -86,6 +86,94 @@ def test_lightning_averages_validates_and_resumes(tmp_path):
     assert resumed.average.count == STEPS + 1
 
 
+def bare_module(pl, **methods):
+    """A module with BatchNorm that runs only through its steps."""
+
+    class Bare(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = network()
+
+        def training_step(self, batch, index):
+            loss = F.cross_entropy(self.model(batch[0]), batch[1])
+            self.log("train_loss", loss)
+            return loss
+
+        def validation_step(self, batch, index):
+            self.log("val_loss", F.cross_entropy(self.model(batch[0]), batch[1]))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=LR, momentum=0.9)
+
+    for name, method in methods.items():
+        setattr(Bare, name, method)
+    return Bare()
+
+
+def fit_bare(pl, module, **options):
+    from lossatlas.integrations.lightning import AverageCallback
+
+    data = torch.utils.data.TensorDataset(INPUTS, LABELS)
+    loader = torch.utils.data.DataLoader(data, batch_size=BATCH)
+    averaging = AverageCallback(**options)
+    trainer = pl.Trainer(
+        max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[averaging],
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, loader, loader)
+    return trainer, averaging.average
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_module_without_forward_is_run_through_its_steps():
+    pl = lightning()
+    module = bare_module(pl)
+    trainer, average = fit_bare(pl, module, batches=len(BATCHES))
+    assert_same(average, plain())
+    # Logged: the average. Held: the weights of the training.
+    logged = float(trainer.callback_metrics["val_loss"])
+    raw = [value.clone() for value in module.state_dict().values()]
+    with average.swapped():
+        module.eval()
+        losses = [F.cross_entropy(module.model(x), y).item() for x, y in BATCHES]
+    assert logged == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    for before, after in zip(raw, module.state_dict().values(), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_forward_that_does_not_fit_fails_before_the_first_update():
+    pl = lightning()
+    module = bare_module(pl, forward=lambda self, first, second: first)
+    before = module.model[0].weight.detach().clone()
+    with pytest.raises(ArgumentError, match="give forward=lambda model, batch:"):
+        fit_bare(pl, module)
+    assert torch.equal(module.model[0].weight, before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_manual_optimization_is_never_run_to_estimate_statistics():
+    pl = lightning()
+
+    def by_hand(self, batch, index):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.model(batch[0]), batch[1]))
+        optimizer.step()
+
+    module = bare_module(pl, training_step=by_hand, automatic_optimization=False)
+    _, average = fit_bare(pl, module)
+    assert average.count == STEPS
+    # Without any step to run it is said as the training starts.
+    lost = bare_module(
+        pl, training_step=by_hand, automatic_optimization=False,
+        validation_step=pl.LightningModule.validation_step,
+    )  # fmt: skip
+    with pytest.raises(ArgumentError, match=r"has BatchNorm layers.*no `forward` to run it"):
+        fit_bare(pl, lost)
+
+
 @needs_accelerate
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_averages_evaluates_and_resumes(tmp_path):

@@ -425,3 +425,45 @@ def test_steps_go_forward():
     watch.step(step=5)
     with pytest.raises(ArgumentError, match="from 5"):
         watch.step(step=4)
+
+
+def test_the_edge_of_stability_stands_beside_the_product_in_units_of_the_training(tmp_path):
+    # A bias before BatchNorm: the batch takes it away, and Adam divides by its rounding.
+    drawn = generator("monitor", "digits")
+    x, y = torch.randn(128, 3, 8, 8, generator=drawn), torch.arange(128) % 3
+    x[y == 1] += 1.0
+    x[y == 2] -= 1.0
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+        )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    batches = list(zip(x.split(32), y.split(32), strict=True))
+    objective = la.Objective(model, loss, batches)
+    place = tmp_path / "log.nc"
+    watch = Monitor(objective, "stability", every=20, share=None, optimizer=optimizer, to=place)
+    for step in range(60):
+        optimizer.zero_grad()
+        value = loss(model, batches[step % 4])
+        value.backward()
+        optimizer.step()
+        watch.step(value)
+    _, products, _ = watch.log.series("learning rate x largest eigenvalue")
+    _, shares, _ = watch.log.series("share of the edge of stability")
+    np.testing.assert_allclose(shares, products / 38)
+    assert (shares < 1).all()
+    # By running statistics the same weights seem to be thousands of times beyond the edge.
+    model[1].eval()
+    running = la.curvature.edge_of_stability(objective, optimizer)
+    assert running.by_running_statistics
+    assert running.ratio > 100 * shares[-1]
+    said = " ".join(watch.log.sentences())
+    assert "the edge of stability is at 38 for Adam; with batch statistics" in said
+    assert "Share of the edge of stability" in said
+    assert la.load(place).meanings == watch.log.meanings
+    assert "at 38 for Adam" in watch.log.estimates()[0].meaning
+    state = watch.state_dict()
+    again = Monitor(objective, "stability", optimizer=optimizer)
+    again.load_state_dict(state)
+    assert again.log.meanings == watch.log.meanings

@@ -15,7 +15,12 @@ from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, from_torch
 from lossatlas.forecast.law import Law
 from lossatlas.integrations.forecasting import ForecastWatcher
-from lossatlas.integrations.lightning_base import LossCallback, lightning_callback, muted
+from lossatlas.integrations.lightning_base import (
+    LossCallback,
+    forward_of,
+    lightning_callback,
+    muted,
+)
 from lossatlas.integrations.lightning_monitoring import MonitorCallback, SpikeCallback
 from lossatlas.integrations.trackers import Reporter
 from lossatlas.objective import Batch
@@ -23,7 +28,7 @@ from lossatlas.objective.batches import split
 from lossatlas.steering import DecisionLog, LandscapeLR, PolynomialAverage, sub_batch
 from lossatlas.steering.probe import Closure
 from lossatlas.steering.reading import Policy
-from lossatlas.steering.statistics import Forward
+from lossatlas.steering.statistics import Forward, check_statistics
 
 __all__ = [
     "AverageCallback",
@@ -297,9 +302,11 @@ class SteeringCallback(LossCallback):
 class AverageCallback(lightning_callback()):  # type: ignore[misc]
     """Averages the weights of a module; validation and test see the average.
 
-    Updates that mixed precision skips do not count. The state goes into checkpoints, whose
-    weights are those of the training. After it, `average.best(score)` chooses a member of the
-    bank, and `with average.swapped():` shows it.
+    What validation logs during the training belongs to the average. The module and its
+    checkpoints hold the weights of the training, also after it; `average.best(score)` then
+    chooses a member of the bank, and within `with average.swapped():` the module holds it, to
+    be evaluated or saved. Updates that mixed precision skips do not count. The averages go into
+    checkpoints.
 
     Attributes:
         average: the `PolynomialAverage`; None before training.
@@ -309,14 +316,22 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
         every: updates between two that count; see `PolynomialAverage`. Default None.
         batches: how many batches of training data the statistics of BatchNorm layers are
             re-estimated on. Default 20.
-        forward: forward(module, batch) for it; see `WeightAverage`.
+        forward: forward(module, batch) for it. By default the module is called on a tensor, on
+            the first entry of a tuple, or with those of a mapping; one without a `forward` of
+            its own runs its `training_step` without gradients and with its logging muted (with
+            manual optimization its `validation_step`). It is tried on the first batch.
         validate: whether validation and test see the average. Default True.
 
     Raises:
-        ArgumentError: a number out of range.
+        ArgumentError: a number out of range; as training starts: several optimizers, or a
+            module with BatchNorm that has neither a `forward` nor a step to run.
 
     Examples:
-        trainer = Trainer(callbacks=[AverageCallback()])
+        averaging = AverageCallback()
+        trainer = Trainer(callbacks=[averaging])
+        trainer.fit(module, data)
+        with averaging.average.swapped():
+            torch.save(module.state_dict(), "averaged.pt")
     """
 
     def __init__(
@@ -336,6 +351,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
         self._kept: Mapping[str, Any] | None = None
         self._shown = ExitStack()
         self._handle: Any = None
+        self._is_tried = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to average, or go on from a checkpoint.
@@ -358,11 +374,32 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
             self.gamma,
             every=self.every,
             batches=_FirstBatches(loader, self.batches),
-            forward=self.forward,
+            forward=self.forward or forward_of(pl_module),
         )
+        self._is_tried = False
         if self._kept is not None:
             self.average.load_state_dict(self._kept)
         self._handle = self.average.follow(trainer.optimizers[0])
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Try the pass that estimates statistics anew, before anything is trained.
+
+        Args:
+            trainer: gives the precision.
+            pl_module: what is averaged.
+            batch: the first one of the training.
+            batch_idx: not used.
+
+        Raises:
+            ArgumentError: the pass fails on it.
+        """
+        if self._is_tried or self.average is None:
+            return
+        self._is_tried = True
+        with trainer.precision_plugin.forward_context():
+            check_statistics(pl_module, [batch], self.average.forward)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Take in no more steps.

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossatlas.errors import ArgumentError
+from lossatlas.steering.statistics import Forward, tracking_layers
+
 
 def lightning_callback() -> Any:
     """Lightning's class of callbacks.
@@ -53,6 +56,43 @@ class LossCallback(lightning_callback()):  # type: ignore[misc]
         """
         losses, self._losses = self._losses, []
         return torch.stack(losses).sum() if losses else None
+
+
+def forward_of(module: Any) -> Forward | None:
+    """What runs a module that has no `forward` of its own on a batch; None where it has one.
+
+    Args:
+        module: a LightningModule.
+
+    Returns:
+        A call of one of its steps, its logging muted.
+
+    Raises:
+        ArgumentError: it has BatchNorm layers and no step that can be run.
+    """
+    if not _is_of_lightning(type(module).forward) or not tracking_layers(module):
+        return None
+    names = ["validation_step"]
+    if getattr(module, "automatic_optimization", True):
+        # By hand the training step would step the optimizers.
+        names.insert(0, "training_step")
+    name = next((n for n in names if not _is_of_lightning(getattr(type(module), n))), None)
+    if name is None:
+        raise ArgumentError(
+            f"{type(module).__name__} has BatchNorm layers, whose statistics are estimated "
+            "anew for averaged weights, and no `forward` to run it: write one, or give "
+            "AverageCallback(forward=lambda module, batch: ...)."
+        )
+
+    def forward(model: Any, batch: Any) -> Any:
+        with muted(model):
+            return getattr(model, name)(batch, 0)
+
+    return forward
+
+
+def _is_of_lightning(method: Any) -> bool:
+    return method.__module__.partition(".")[0] in {"lightning", "pytorch_lightning"}
 
 
 @contextmanager

@@ -75,6 +75,7 @@ class _Row:
     unit: str
     instrument: str
     is_minor: bool
+    meaning: str = ""
 
 
 class Monitor:
@@ -372,6 +373,7 @@ class Monitor:
             skipped=dict(self._skipped),
             missing=dict(self._missing),
             minor=tuple(name for name in names if last[name].is_minor),
+            meanings=tuple(last[name].meaning for name in names),
             provenance=Provenance(seed=self.seed, settings=settings),
         )
 
@@ -533,7 +535,7 @@ def _places(to: Any) -> tuple[list[Path], list[Tracker]]:
 def _row(instrument: str, found: Estimate) -> _Row:
     return _Row(
         found.value, found.error, math.isfinite(found.bound), found.why_no_error or "",
-        found.unit, instrument, found.is_minor,
+        found.unit, instrument, found.is_minor, found.meaning,
     )  # fmt: skip
 
 
@@ -545,7 +547,7 @@ def _rows_of(log: MonitorLog) -> list[dict[str, _Row]]:
             if not math.isnan(values[at]):
                 row[name] = _Row(
                     values[at], errors[at], log.bounded[at], log.reasons[at], log.units[at],
-                    log.instruments[at], name in log.minor,
+                    log.instruments[at], name in log.minor, log.meaning(name),
                 )  # fmt: skip
         rows.append(row)
     return rows

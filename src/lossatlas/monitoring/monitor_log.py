@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 # Of a normal law, two-sided, 95 %.
 _WIDE = 1.96
-_MOST_SENTENCES = 6
+_MOST_SENTENCES = 8
 
 
 @result("monitor-log")
@@ -49,6 +49,8 @@ class MonitorLog(Result):
         skipped: instrument -> turns that were left out to hold the share.
         missing: instrument -> why it could not be measured when it was last tried.
         minor: names that short tables leave out.
+        meanings: (q,) what each quantity says, as of its last reading (the edge of stability
+            beside the product, which statistics normalization layers used); empty for none.
         provenance: where the log comes from.
     """
 
@@ -71,6 +73,7 @@ class MonitorLog(Result):
     skipped: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     minor: tuple[str, ...] = ()
+    meanings: tuple[str, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
 
     def __len__(self) -> int:
@@ -116,8 +119,19 @@ class MonitorLog(Result):
         why = None if math.isfinite(error) else self.reasons[at] or "not read yet"
         return Estimate(
             value, stderr, bound=bound, why_no_error=why, name=name, unit=self.units[at],
-            is_minor=name in self.minor,
+            is_minor=name in self.minor, meaning=self.meaning(name),
         )  # fmt: skip
+
+    def meaning(self, name: str) -> str:
+        """What a quantity says, as of its last reading.
+
+        Args:
+            name: of `names`.
+
+        Returns:
+            A remark; empty where there is none.
+        """
+        return self.meanings[self.names.index(name)] if self.meanings else ""
 
     def headline(self) -> str:
         """How many readings there are, and what they cost."""
@@ -192,13 +206,14 @@ class MonitorLog(Result):
         gap = _WIDE * math.hypot(errors[0], errors[-1])
         start = f"{number(first, 3)} at update {int(steps[0]):,}"
         end = f"{number(last, 3)} at {int(steps[-1]):,}"
+        meaning = f" ({self.meaning(name)})" if self.meaning(name) else ""
         if math.isfinite(gap) and abs(last - first) <= gap:
             return (
-                f"{_capital(name)} was {start} and {end}; errors as large as theirs can make "
-                "this difference."
+                f"{_capital(name)} was {start} and {end}{meaning}; errors as large as theirs "
+                "can make this difference."
             )
         verb = "rose" if last > first else "fell"
-        return f"{_capital(name)} {verb} from {start} to {end}."
+        return f"{_capital(name)} {verb} from {start} to {end}{meaning}."
 
     def figures(self) -> tuple[Figure, ...]:
         """Every quantity over the steps, with its 95 % interval or its bound."""
