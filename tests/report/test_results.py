@@ -1,5 +1,7 @@
 """The page of a result that is neither a survey nor a comparison."""
 
+import html
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +11,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
 from lossatlas.report import render
 from lossatlas.text import unbroken
-from lossatlas.weights import connect, factors, sensitivity
+from lossatlas.weights import connect, factors, sensitivity, soup
 from phrases import faults_of
 
 
@@ -38,6 +40,18 @@ def test_sentences_numbers_and_figures_of_any_result_are_on_its_page(task, tmp_p
         assert figure.title in page
     for made in (sensitivity(task, probes=2), factors(task)):
         assert unbroken(made.sentences()[0]) in render(made).replace("&#39;", "'")
+
+
+def test_notes_are_told_once_on_a_page():
+    layers = torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+    model = torch.nn.Sequential(*layers)
+    batch = torch.randn(20, 3), torch.randint(2, (20,))
+    task = la.Objective(model, la.supervised(F.cross_entropy), [batch])
+    found = soup(task, model.state_dict(), model.state_dict())
+    assert found.notes
+    page = html.unescape(render(found))
+    for sentence in found.sentences():
+        assert page.count(unbroken(sentence)) == 1
 
 
 def test_a_number_that_is_not_known_has_no_unit_on_a_page(task):

@@ -376,6 +376,21 @@ def test_a_best_merge_that_is_best_by_luck_is_not_told_apart_from_the_base():
     assert judged <= 3 < 7 <= plain
 
 
+def test_merges_of_one_loss_have_one_verdict():
+    # The average and a merge that hardly differs from it: one interval decides on both.
+    task, scale = noisy_line(5), "task_arithmetic:scale=0.4999"
+    differ = 0
+    for start in torch.linspace(0, 0.8, 15).tolist():
+        found = compare_merges(task, *slopes(start, 1.0, 1.1), methods=["average", scale])
+        plain = found.against["base"].interval()[0] > 0
+        told = [text for text in found.sentences() if "better than the base" in text]
+        apart = [text for text in found.sentences() if "not told apart from the base" in text]
+        assert not (told and apart), found.sentences()
+        differ += plain and bool(apart)
+    # In between, a difference is sure by itself, and not among all pairs.
+    assert differ
+
+
 def test_one_merge_has_no_best():
     base, *experts = slopes(0.0, 1.0, 1.1)
     found = compare_merges(noisy_line(0), base, *experts, methods=["average"])

@@ -46,16 +46,17 @@ def result_page(
     said = result.sentences()
     verdict = result.headline() or (said[0] if said else "")
     pictures = tuple(figure for figure in result.figures() if not figure.is_minor)
-    section = result_section(
-        result, tuple(s for s in said if s != verdict), pictures[_MAX_HERO:]
-    )
+    # Notes stand at the end of the page.
+    notes = tuple(getattr(result, "notes", ()))
+    rest = tuple(s for s in said if s not in (verdict, *notes))
+    section = result_section(result, rest, pictures[_MAX_HERO:])
     return Page(
         kind=kind_in_words(kind),
         title=title or _TITLES.get(kind, kind_in_words(kind)),
         headline=verdict,
         hero=pictures[:_MAX_HERO],
         sections=(replace(section, tables=(*tables, *section.tables)),),
-        notes=tuple(getattr(result, "notes", ())),
+        notes=notes,
         provenance=provenance or getattr(result, "provenance", None) or Provenance(),
     )
 
