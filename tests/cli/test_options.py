@@ -130,7 +130,7 @@ _SUBJECT = (
 REACHES |= {
     "connect": ("weights.connect:connect", *_SUBJECT),
     "merge": ("weights.merge:merge", *_SUBJECT),
-    "soup": ("weights.merge:soup", *_SUBJECT),
+    "soup": ("weights.soup:soup", *_SUBJECT),
     "choose": ("weights.choose:choose", *_SUBJECT),
     "edit": ("weights.edit:edit_curve", "weights.factors:factors", *_SUBJECT),
 }

@@ -278,7 +278,8 @@ def test_paths_repairs_edits_and_alignments_take_each_with_its_own(states):
     fixed = repair(task, half, base, one, 0.5).params
     half |= fixed
     assert task.value(fixed) == close(plain(half | {"third.weight": half["second.weight"]}))
-    cut = sensitivity(task, "prune:0.5", layers="head", params=base).layers[0].measured.value
+    pruned = sensitivity(task, "prune:0.5", layers="head", params=base)
+    cut = pruned.layers[0].measured.value
     small = copy.deepcopy(base)
     flat = small["head.weight"].abs().flatten().argsort(stable=True)
     small["head.weight"].view(-1)[flat[: len(flat) // 2]] = 0
@@ -286,6 +287,8 @@ def test_paths_repairs_edits_and_alignments_take_each_with_its_own(states):
     curve = edit_curve(task, factors(task, params=base), "head", keep=[0.5, 1.0], params=base)
     assert curve.loss[-1] == close(plain(base))
     assert curve.loss[0] == close(plain({**base, **curve.params(0.5)}))
+    for found in (pruned, curve):
+        assert "running statistics of the unchanged network" in found.sentences()[-1]
 
 
 def test_alignments_measure_each_with_its_own(states):

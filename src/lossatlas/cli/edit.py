@@ -95,7 +95,8 @@ def run(settings: EditSettings, output: Output) -> None:
         "other_rise": found.other_rise.tolist(),
         "other_rise_stderr": found.other_rise_stderr.tolist(),
     }
-    output.result(found, title, files=files, extra={"curve": curve})
+    extra = {"curve": curve, "mode": given.objective.mode}
+    output.result(found, title, files=files, extra=extra)
 
 
 # Losses of the command line by the distribution of labels that they belong to.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ from lossatlas.weights.align import check_finite
 from lossatlas.weights.factors import Factors, fits
 from lossatlas.weights.layer_factors import Factor, LayerFactors, factor
 from lossatlas.weights.paired import PairedLosses
+from lossatlas.weights.statistics import notes_on_change
 
 Array = NDArray[np.float64]
 EditScore = Literal["mass", "obd"]
@@ -127,6 +128,7 @@ class EditCurve(Result):
         base: the unchanged weights; `params(1.0)` gives them back.
         layers: what edits are made from.
         samples: how many independent units the errors come from, on each of the data.
+        notes: which running statistics were used.
     """
 
     keep: Array = quantity("share of the score")
@@ -143,6 +145,7 @@ class EditCurve(Result):
     base: Mapping[str, Tensor]
     layers: tuple[EditedLayer, ...]
     samples: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def params(self, keep: float) -> dict[str, Tensor]:
         """The edited network at any share.
@@ -194,7 +197,7 @@ class EditCurve(Result):
         """How far the weights can be cut before the loss rises, and what casts cost.
 
         Returns:
-            One to three sentences.
+            One to three sentences, and which running statistics were used.
         """
         free = [k for k in range(len(self.keep)) if not self._rises(k)]
         first = min(free, default=len(self.keep) - 1)
@@ -218,7 +221,7 @@ class EditCurve(Result):
                 "Writing back in the dtype of the weights moves them by up to "
                 f"{percent(float(self.cast_error.max()))} of their length."
             )
-        return tuple(said)
+        return (*said, *self.notes)
 
     def _rises(self, k: int) -> bool:
         found = Estimate(
@@ -318,7 +321,8 @@ def edit_curve(
     if against is not None and set(against.params) - set(base):
         raise ArgumentError("`against` must be an objective of the same model.")
     sides = [_Side(known, base) for known in (objective, against) if known is not None]
-    return _measured(sides, base, chosen, sorted(map(float, keep)))
+    found = _measured(sides, base, chosen, sorted(map(float, keep)))
+    return replace(found, notes=notes_on_change(objective, "Edited weights"))
 
 
 def _measured(

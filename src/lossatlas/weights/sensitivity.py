@@ -26,6 +26,7 @@ from lossatlas.text import as_sentence, count, interval_text
 from lossatlas.weights.align import check_finite
 from lossatlas.weights.factors import fits
 from lossatlas.weights.paired import PairedLosses
+from lossatlas.weights.statistics import notes_on_change
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,12 +73,14 @@ class Sensitivity(Result):
         layers: one entry a weight, in the order of the parameters.
         rank_correlation: Spearman's, between predicted and measured rises.
         rank_interval: its 95 % interval (Bonett and Wright); NaN for fewer than four layers.
+        notes: which running statistics were used.
     """
 
     change: str
     layers: tuple[LayerSensitivity, ...]
     rank_correlation: Estimate
     rank_interval: tuple[float, float]
+    notes: tuple[str, ...] = ()
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The rank correlation, and measured rises, the smallest first.
@@ -92,7 +95,7 @@ class Sensitivity(Result):
         """Which weight can be changed, which not, and whether curvature told so.
 
         Returns:
-            Two sentences.
+            Two sentences, and which running statistics were used.
         """
         order = sorted(self.layers, key=lambda layer: layer.measured.value)
         first, last = order[0], order[-1]
@@ -100,6 +103,7 @@ class Sensitivity(Result):
             f"Under {self.change} the loss rises least by {first.name} ({first.measured}) and "
             f"most by {last.name} ({last.measured}).",
             self._ranked(),
+            *self.notes,
         )
 
     def _ranked(self) -> str:
@@ -248,7 +252,8 @@ def sensitivity(
         rise = losses.mean(losses.sums(base | {name: weight}) - start, name, "loss")
         found.append(_layer(name, base[name], weight, traces[name], rise))
     value, interval = _ranks(found)
-    return Sensitivity(title, tuple(found), value, interval)
+    notes = notes_on_change(objective, "Changed weights")
+    return Sensitivity(title, tuple(found), value, interval, notes)
 
 
 def _layer(

@@ -128,6 +128,18 @@ def statistics_notes(
     )
 
 
+def notes_on_change(objective: Objective, changed: str) -> tuple[str, ...]:
+    """Which running statistics one network was measured with after a change of its weights."""
+    if not tracks_statistics(objective.model):
+        return ()
+    if objective.mode != "eval":
+        return (ESTIMATED_ANEW if objective.mode == "recalibrated" else OF_THE_BATCH,)
+    return (
+        f"{changed} ran with the running statistics of the unchanged network, which may not "
+        'fit; mode="recalibrated" (--mode recalibrated) estimates them anew from the data.',
+    )
+
+
 def _notes_on_buffers(states: Sequence[State], made: str) -> tuple[str, ...]:
     first, *others = (state.buffers for state in states)
     for name, value in first.items():
