@@ -20,6 +20,7 @@ from distributed.problems import (
     other_derivatives,
     other_products,
     recalibrated,
+    souped,
     values,
 )
 from lossatlas.errors import AtlasError, RankWarning
@@ -68,6 +69,10 @@ def statistics(rank: int, folder: Path):
         recalibrated(la.Objective(normalized(), CE, share(rank), **options)),
         recalibrated(la.Objective(normalized(), CE, held, **options)),
     ]
+
+
+def soups(rank: int, folder: Path):
+    return souped(la.Objective(normalized(), CE, share(rank), group=world()))
 
 
 def empty_share(rank: int, folder: Path):
@@ -475,7 +480,7 @@ def fails_in_a_sharded_pass(rank: int, folder: Path):
 
 
 CHECKS = [
-    monitored, single_batches, statistics,
+    monitored, single_batches, statistics, soups,
     data_parallel, empty_share, weighted_means, wrapped, fsdp, sharded_by_differences,
     half_precision, sharded_as_one, training_goes_on,
     controllers, tensor_parallel, says_that_it_is_a_share, what_is_refused,

@@ -112,6 +112,22 @@ def recalibrated(objective: la.Objective) -> dict:
     }
 
 
+def souped(objective: la.Objective) -> dict:
+    """An average of networks with statistics of their own, and what those do to its loss."""
+    from lossatlas.weights import soup
+    from lossatlas.weights.statistics import running_statistics
+
+    here = {name: value.clone() for name, value in objective.model.state_dict().items()}
+    there = {n: 1.5 * v if v.is_floating_point() else v for n, v in here.items()}
+    made = soup(objective, here, there)
+    anew = float(made.notes[-1].partition(" is ")[2].split()[0])
+    return {
+        "loss": made.loss.value,
+        "anew": anew,
+        "estimated": flat(running_statistics(objective, there)),
+    }
+
+
 def values(objective: la.Objective) -> dict:
     """Without second derivatives."""
     plane = la.random_plane(objective, seed=3)

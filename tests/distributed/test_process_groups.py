@@ -20,6 +20,7 @@ from distributed.problems import (
     other_derivatives,
     other_products,
     recalibrated,
+    souped,
 )
 from lossatlas.errors import ArgumentError
 from lossatlas.objective import Moments
@@ -136,6 +137,16 @@ def test_running_statistics_are_those_of_all_data(two):
             np.testing.assert_allclose(
                 found[name], expected, rtol=2e-6, atol=1e-6, err_msg=name
             )
+
+
+def test_an_average_is_measured_with_the_statistics_of_all_data(two):
+    truth, found = (
+        souped(la.Objective(normalized(), CE, batches())),
+        same_everywhere(two, "soups"),
+    )
+    assert truth["anew"] != pytest.approx(truth["loss"], rel=1e-3)
+    for name, expected in truth.items():
+        np.testing.assert_allclose(found[name], expected, rtol=2e-6, atol=1e-6, err_msg=name)
 
 
 def test_a_monitor_reads_a_shared_objective_together_and_others_on_one_process(two):

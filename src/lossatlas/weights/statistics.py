@@ -154,7 +154,10 @@ def _notes_on_buffers(states: Sequence[State], made: str) -> tuple[str, ...]:
 
 def loss_anew(objective: Objective, params: Params, what: str) -> tuple[str, ...]:
     """The loss of a network with running statistics that fit it, in a sentence."""
-    if objective.mode != "eval" or not tracks_statistics(objective.model):
+    shared = objective.shared
+    # Shards in passes of their own have no statistics together.
+    can_tell = shared is None or not shared.collective
+    if objective.mode != "eval" or not tracks_statistics(objective.model) or not can_tell:
         return ()
     try:
         value = loss_text(objective, "recalibrated", params)
@@ -164,8 +167,14 @@ def loss_anew(objective: Objective, params: Params, what: str) -> tuple[str, ...
 
 
 def loss_text(objective: Objective, mode: Mode, params: Params) -> str:
-    """The loss of a network in some mode, with its error."""
-    other = objective.part()
-    other.mode = mode
-    found = other.evaluate(params)
+    """The loss of a network in mode "eval" or "recalibrated", with its error."""
+    if mode == objective.mode:
+        found = objective.evaluate(params)
+    elif mode == "recalibrated":
+        # Not by a copy in that mode: shares of the data on other processes keep theirs.
+        found = objective.evaluate({**params, **running_statistics(objective, params)})
+    else:
+        saved = objective.local.part()
+        saved.mode = mode
+        found = saved.evaluate(params)
     return with_error(found.value, found.stderr)
