@@ -165,9 +165,9 @@ def test_the_ratio_with_adam_says_when_it_holds():
     both = LearningRate(descent=edge(0.5), adam=edge(18.0, 38.0, rule="adam"))
     first, second, third = both.sentences()
     assert first.startswith(
-        "With SGD without momentum, learning rate x largest eigenvalue = 0.5"
+        "For SGD without momentum, learning rate x largest eigenvalue = 0.5"
     )
-    assert second.startswith("With Adam, learning rate x largest eigenvalue = 18")
+    assert second.startswith("For Adam, learning rate x largest eigenvalue = 18")
     assert "assumes that its second moments have converged" in third
 
 

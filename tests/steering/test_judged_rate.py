@@ -151,3 +151,21 @@ def test_the_command_judges_a_rate(capsys, tmp_path):
     cli.main([*arguments[:-2], "--json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)
     assert (told["verdict"], told["given_lr"]) == ("too high", 30.0)
+
+
+def test_runs_that_start_from_ruined_weights_or_learn_nothing_say_so(batches):
+    objective = make_objective(batches)
+    fresh = la.suggest_lr(objective, "sgd", updates=20)
+    assert not any("constant prediction" in said for said in fresh.sentences())
+    with torch.no_grad():
+        for parameter in objective.model.parameters():
+            parameter.mul_(30)
+    ruined = la.suggest_lr(objective, "sgd", lr=1.0, updates=20)
+    said = ruined.sentences()
+    assert said[2].startswith("The runs start at a loss of ")
+    assert "an earlier training may have ruined these weights" in said[2]
+    assert not ruined.learns
+    assert ruined.verdict == "not known"
+    assert "cannot be judged, as no short run ends below the loss of a constant" in said[0]
+    assert any("20 updates are too few here to learn anything" in each for each in said)
+    assert fresh.learns

@@ -213,7 +213,7 @@ class Stability(CheckedResult):
         value, edge = told_apart(self.sharpness, self.threshold, 2)
         lr, highest = self._rates()
         rate = f" at a learning rate of {lr}" if lr else ""
-        start = f"With {optimizer}{rate}, learning rate x largest eigenvalue = {value}"
+        start = f"For {optimizer}{rate}, learning rate x largest eigenvalue = {value}"
         if abs(self.sharpness - self.threshold) <= self.bound:
             return f"{start}: at the edge of stability ({edge}), within the error bound."
         if math.isnan(self.sharpness + self.bound):

@@ -156,7 +156,7 @@ class MonitorLog(Result):
             if times
         ]
         if left_out:
-            said.append(f"To hold the share these were left out: {', '.join(left_out)}.")
+            said.append(f"Readings left out to save time: {', '.join(left_out)}.")
         said += [self._next_readings(), self._overdrawn(), self._waiting()]
         said += [
             as_sentence(f"{name} could not be measured: {cut_off(why, 200)}")
@@ -166,19 +166,19 @@ class MonitorLog(Result):
 
     def _next_readings(self) -> str:
         parts = [
-            f"of {name} {_seconds(cost)}, the next one at about update {self.due[name]:,}"
+            f"{name} {_seconds(cost)} (next at about update {self.due[name]:,})"
             for name, cost in self.costs.items()
             if name in self.due
         ]
-        return f"A reading takes: {'; '.join(parts)}." if parts else ""
+        return f"Time that a reading takes: {', '.join(parts)}." if parts else ""
 
     def _overdrawn(self) -> str:
         if not self.overhead > self.share or not self.updates:
             return ""
         update = math.ceil(self.updates * self.overhead / self.share)
         return (
-            "Readings took more than the share allows; without another one it holds from about "
-            f"update {update:,} on."
+            "So far readings took a larger share of the time than allowed; without further "
+            f"ones they are within it from about update {update:,} on."
         )
 
     def _waiting(self) -> str:
@@ -192,10 +192,11 @@ class MonitorLog(Result):
         instruments = len(self.costs) + len(self.expected)
         allowed = self.share * self.training_seconds / instruments
         return (
-            f"Not read, with what a first reading is expected to take: {', '.join(parts)}. "
-            f"Twice that must fit into its part of the share, which is {_seconds(allowed)} "
-            f"after {count(self.updates, 'update')}: a larger `share` or fewer batches bring "
-            "it forward, `share=None` reads at every turn, `read()` at once."
+            f"Not read yet, with the time that a first reading probably takes: "
+            f"{', '.join(parts)}. An instrument is first read when twice that time fits into "
+            f"its part of the allowed time, which is {_seconds(allowed)} after "
+            f"{count(self.updates, 'update')}. A larger `share` or fewer batches bring it "
+            "forward, `share=None` reads at every turn, `read()` at once."
         )
 
     def _course(self, name: str) -> str:

@@ -23,6 +23,7 @@ from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.executor import Progress, show_progress
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import known_length
+from lossatlas.objective.chance import chance_level
 from lossatlas.result import Estimate
 from lossatlas.steering.held_out import divide_data, needed_batches
 from lossatlas.steering.lr_scaling import scaled_range, scaled_rate
@@ -206,6 +207,7 @@ def _suggestion(
         batch_size=max(runs.training.map_batches(runs.training.size_of)),
         gradients=updates * len(rates) + int(np.isfinite(test.losses).sum()),
         gain=runs.gain(),
+        chance=chance_level(runs.judge),
         notes=notes,
     )
 

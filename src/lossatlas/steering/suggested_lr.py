@@ -1,12 +1,14 @@
 """The suggested learning rate with its band, and the sentences and figures that explain it."""
 
 import math
-from dataclasses import field
+from collections.abc import Iterator
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lossatlas.objective.chance import ChanceLevel
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.held_out import needed_batches
 from lossatlas.steering.judged_rate import GAIN, JudgedRate
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart, Layer
 
 Floats = NDArray[np.float64]
+# A loss this many times that of a constant is not one of usual initial weights.
+_RUINED = 2.0
 
 _REFERENCES = (
     Reference(
@@ -68,6 +72,8 @@ class SuggestedLR(Result):
             same held-out examples.
         notes: what else to know, as memory that ran out.
         judged: the given rate (`lr=`) with its short run; None where none was given.
+        chance: the loss that the runs start at, beside that of a constant prediction; None
+            where the latter is not known.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -100,13 +106,23 @@ class SuggestedLR(Result):
     gain: Estimate = field(default_factory=lambda: Estimate(math.nan, name=GAIN))
     notes: tuple[str, ...] = ()
     judged: JudgedRate | None = None
+    chance: ChanceLevel | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether the best run is below the loss of a constant prediction; True if unknown."""
+        if self.chance is None:
+            return True
+        best = float(self.losses.min())
+        level = replace(self.chance, loss=best, stderr=math.nan, samples=self.units)
+        return not level.is_at_chance
 
     @property
     def verdict(self) -> str:
         """Of the given rate, see `JudgedRate.verdict`; empty where none was given."""
         if self.judged is None:
             return ""
-        return self.judged.verdict(self.low, self.high, helps=self.helps)
+        return self.judged.verdict(self.low, self.high, helps=self.helps and self.learns)
 
     @property
     def helps(self) -> bool:
@@ -149,7 +165,12 @@ class SuggestedLR(Result):
         start = f"A learning rate of {number(judged.lr, 3)} for {self.optimizer}"
         run = judged.run_text(self.updates)
         if verdict == "not known":
-            return f"{start} cannot be judged, as no rate is seen to help; {run}."
+            why = (
+                "no short run ends below the loss of a constant prediction"
+                if self.helps
+                else "no rate is seen to help"
+            )
+            return f"{start} cannot be judged, as {why}; {run}."
         best = f"the best rate lies probably between {number(self.low, 3)} and "
         best += number(self.high, 3)
         if verdict == "within the range" or judged.is_told_apart:
@@ -190,13 +211,31 @@ class SuggestedLR(Result):
         """The rate and the reasons."""
         return (
             *filter(None, (self._judgment(), self._suggested())),
+            *map(as_sentence, (*self._chance_notes(), *self.notes)),
             *self._run_reasons(),
             *self._judge_reason(),
             *self._pass_reason(),
             self._edge_reason(),
             self._noise_reason(),
-            *map(as_sentence, self.notes),
         )
+
+    def _chance_notes(self) -> Iterator[str]:
+        level = self.chance
+        if level is None:
+            return
+        constant = f"that of the best constant prediction, {number(level.constant, 3)}"
+        if level.loss > _RUINED * level.constant:
+            yield (
+                f"the runs start at a loss of {number(level.loss, 3)}, far above {constant}: "
+                "an earlier training may have ruined these weights; for a rate to begin a "
+                "training with, give initial weights"
+            )
+        if not self.learns:
+            yield (
+                f"the best short run ends at a loss of {number(float(self.losses.min()), 3)}, "
+                f"not below {constant}: {self.updates:,} updates are too few here to learn "
+                "anything; give longer runs (`updates`)"
+            )
 
     def _run_reasons(self) -> tuple[str, ...]:
         best = int(np.argmin(self.losses))
