@@ -6,6 +6,7 @@ from lossatlas.text import MINUS
 
 SIGN = f"[{MINUS}+-]?"
 NUMBER = rf"{SIGN}[\d.,]*\d(?:e{SIGN}\d+)?"
+INDISTINGUISHABLE = "a dialect for indistinguishable"
 FAULTS = {
     "an interval with two equal ends": rf"\[({NUMBER}),? (?:to )?\1\]",
     "a change that does not show": rf"\bfrom ({NUMBER}) to \1(?![\d.,]*\d)",
@@ -22,6 +23,8 @@ FAULTS = {
     "variance nobody can picture": r"variance[^.]* that is not noise",
     "curves that fix a parameter": r"curves? (?:do|does) not fix|moves with \w+, which",
     "a change that is none": r"moved within its error",
+    INDISTINGUISHABLE: r"\b(?:told|tells?) (?:apart|from error|from the)",
+    "a dip": r"\bdips?\b",
     "a probe nobody knows": r"passes over the probe(?! examples)",
 }
 # What a terminal may show and a page may not.

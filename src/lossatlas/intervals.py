@@ -78,8 +78,8 @@ def interval(
 
         T + a T^2 + a^2 T^3 / 3 + a / 2 = -+q,  a = skewness / 3 * min(1, (m - 2) / 4),
 
-    and m is the effective number of units: at two units skewness cannot be told from noise and
-    is left out, from six on it counts in full. A side that this makes shorter than q is
+    and m is the effective number of units: at two units skewness is not separable from noise
+    and is left out, from six on it counts in full. A side that this makes shorter than q is
     shortened by half as much, because the skewness is estimated too. Student's t has
     m - 1 + 1 / (4 m) degrees of freedom, n - 1 at most.
 

@@ -117,6 +117,9 @@ class Figure:
     wide: bool = False
     is_minor: bool = False
 
+    def __repr__(self) -> str:
+        return f"Figure({self.name!r}, {self.title!r})"
+
 
 @dataclass(frozen=True)
 class Table:

@@ -14,7 +14,7 @@ from lossatlas.errors import (
 )
 from lossatlas.executor import Joblib
 from lossatlas.inits.candidates import Candidate
-from lossatlas.inits.labels import MEASURES, label, label_candidates, reliability
+from lossatlas.inits.labels import MEASURES, _groups, label, label_candidates, reliability
 from lossatlas.inits.paths import load_stage, path_of
 from lossatlas.inits.problem import load_problem
 from lossatlas.inits.samples import base_recipes, generate
@@ -264,3 +264,17 @@ def test_unfinished_work_of_other_settings_is_refused(tmp_path):
 def test_a_test_set_that_leaves_nothing(tmp_path):
     with pytest.raises(ArgumentError, match="`probe`"):
         load_problem(settings_in(tmp_path, probe=1000))
+
+
+def test_progress_says_what_was_trained_and_the_ledger_keeps_its_keys(tmp_path):
+    settings, heard = settings_in(tmp_path), []
+    label(settings, load_problem(settings), progress=lambda *told: heard.append(told))
+    assert {text for *_, text in heard} == {
+        "5 networks trained, 1 epoch",
+        "1 network trained, 1 epoch",
+        "5 networks trained, 2 epochs",
+        "1 network trained, 2 epochs",
+    }
+    assert [done for done, *_ in heard] == list(range(1, len(heard) + 1))
+    first = _groups(settings.label, 8)[0]
+    assert first.name == "1 epochs from (0, 0) to (2, 0)"

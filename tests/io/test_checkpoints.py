@@ -100,7 +100,7 @@ def test_a_common_prefix_is_stripped_where_the_model_is_known(tmp_path, prefix):
     model, path = network(), tmp_path / "a.ckpt"
     state = {f"{prefix}{n}": v for n, v in model.state_dict().items()}
     torch.save({"state_dict": state, "pytorch-lightning_version": "2.5"}, path)
-    # Whose names they are cannot be told from the file.
+    # Whose names they are is not known from the file.
     assert same(load(path), state)
     found = load(path, model=model)
     assert same(found, model.state_dict())

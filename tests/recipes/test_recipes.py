@@ -280,12 +280,12 @@ def test_intervals_are_those_of_student():
     truth = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert got.interval() == pytest.approx((truth.low, truth.high))
     assert effect_size(got) == pytest.approx((a - b).mean() / (a - b).std(ddof=1))
-    assert verdict(paired([1.0, 2.0], [0.0, 5.0])) == "not told apart"
+    assert verdict(paired([1.0, 2.0], [0.0, 5.0])) == "indistinguishable"
     assert verdict(paired([0.0, 1.0, 2.0], [5.0, 6.0, 7.5])) == "lower"
     assert math.isnan(paired([1.0], [0.0]).interval()[0])
     # Two accuracies on eight examples that differ by one example each.
     coarse = paired([0.5, 0.75], [0.375, 0.625])
-    assert (coarse.value, verdict(coarse)) == (0.125, "not told apart")
+    assert (coarse.value, verdict(coarse)) == (0.125, "indistinguishable")
     assert "all differences are the same" in coarse.why_no_error
     assert paired([1.0, 2.0], [1.0, 2.0]).interval() == (0.0, 0.0)
     with pytest.raises(ArgumentError, match="one length"):

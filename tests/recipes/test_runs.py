@@ -50,10 +50,10 @@ def test_differences_over_all_rates_are_said_with_their_verdict(found):
     assert len(said) == len(RECIPES) - 1
     for row, sentence in zip(found.summaries()[1:], said, strict=True):
         assert row.interval_text(row.untuned) in sentence
-        assert sentence.endswith((" higher.", " lower.", " not told apart."))
+        assert sentence.endswith((" higher.", " lower.", " indistinguishable."))
     table = runs_page(found).sections[0].tables[0]
     assert table.head[-1] == "difference over all rates"
-    assert table.rows[1][-1].split(" ", 1)[1] in {"higher", "lower", "not told apart"}
+    assert table.rows[1][-1].split(" ", 1)[1] in {"higher", "lower", "indistinguishable"}
 
 
 def test_the_page_of_one_recipe_has_no_empty_columns(setup):

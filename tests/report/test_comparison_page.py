@@ -185,8 +185,8 @@ def test_a_winner_is_named_only_where_the_pairs_tell():
     assert sentence.endswith("]: B is lower.")
     assert (card.value, card.mark) == ("B, by 0.050 ± 0.010", "sure")
     sentence, card = asked(0.01, 0.01)
-    assert sentence.endswith(": not told apart.")
-    assert card.value.startswith("not told apart")
+    assert sentence.endswith(": indistinguishable.")
+    assert card.value.startswith("indistinguishable")
     assert comparison_page(valleys()).questions[0].value == "no paired error"
 
 
@@ -256,6 +256,6 @@ def test_matched_basins_are_not_called_the_same_where_a_barrier_stands():
 
     apart = card(view(0.4))
     assert "same basin" not in apart.question
-    assert apart.value.endswith("only around B")
+    assert apart.value.endswith("only near B")
     assert "does not mean that the two checkpoints lie in one basin" in apart.sentences[1]
     assert len(card(view(-0.1)).sentences) == 1

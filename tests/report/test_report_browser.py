@@ -291,6 +291,8 @@ def read_minima(survey):
 
 # What a picture that is taken once the page has loaded would show.
 AT_ONCE = """<script>
+let errors = 0;
+console.error = () => { errors += 1; };
 addEventListener("load", () => {
   const drawn = [...document.querySelectorAll(".plot")].filter((p) => p.querySelector("svg"));
   const seen = [...document.querySelectorAll(".plot")].filter((p) => {
@@ -299,18 +301,19 @@ addEventListener("load", () => {
   });
   document.documentElement.setAttribute("data-loaded", JSON.stringify({
     seen: seen.length, missing: seen.filter((p) => !drawn.includes(p)).length,
-    ready: document.documentElement.hasAttribute("data-ready") }));
+    errors, ready: document.documentElement.hasAttribute("data-ready") }));
 });
 </script>"""
 
 
+@pytest.mark.parametrize("size", ["1280,2200", "500,4000"])
 @pytest.mark.parametrize("make", [himmelblau, valleys])
-def test_what_is_on_the_screen_is_drawn_when_the_page_has_loaded(make, tmp_path):
+def test_what_is_on_the_screen_is_drawn_when_the_page_has_loaded(make, size, tmp_path):
     page = render(make()).replace("<head>", "<head>" + AT_ONCE, 1)
-    text, _ = browse(page, tmp_path)
+    text, _ = browse(page, tmp_path, f"--window-size={size}")
     found = json.loads(unescape(re.search(r'data-loaded="([^"]*)"', text)[1]))
     assert found["seen"] > 0
-    assert found == {"seen": found["seen"], "missing": 0, "ready": True}
+    assert found == {"seen": found["seen"], "missing": 0, "errors": 0, "ready": True}
 
 
 def test_the_page_unpacks_what_python_packs(tmp_path):

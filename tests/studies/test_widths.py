@@ -141,7 +141,7 @@ def test_a_move_that_may_be_within_the_margin_is_told_from_none():
     assert words == "moves, by how much is open"
     assert low < -0.25 < high < 0
     words, (low, high) = verdict(-0.6, 0.5, 0.1)
-    assert words == "not told apart"
+    assert words == "indistinguishable"
     assert low < 0 < high
 
 
@@ -149,7 +149,7 @@ def test_a_best_rate_at_an_end_says_nothing():
     falling = np.array([[3.0, 3.1], [2.0, 2.1], [1.0, 1.1]])
     found = study([falling] * 3)
     assert found.at_an_end("own") == 1.0
-    assert found.transfer("own").verdict == "not told apart"
+    assert found.transfer("own").verdict == "indistinguishable"
 
 
 def test_divergence_is_nan_and_infinite():

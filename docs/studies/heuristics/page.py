@@ -135,14 +135,14 @@ def verdict(found: dict) -> str:
         )
         mean, half = interval(gap.mean(0))
         side = "below" if mean < 0 else "above"
-        sure = "" if abs(mean) > half else ", which is not told apart from zero"
+        sure = "" if abs(mean) > half else ", which is not distinguishable from zero"
         said.append(
             f"Against {other} the learned policy ends {100 * abs(np.expm1(mean)):.1f} % {side} "
             f"(log ratio {mean:+.3f} ± {half:.3f}{sure})."
         )
     gap = (at_best(found, "learned") - at_best(found, "constant")).mean(0)
     mean, half = interval(gap)
-    sure = "" if abs(mean) > half else ", not told apart from zero"
+    sure = "" if abs(mean) > half else ", not distinguishable from zero"
     said.append(
         "With the best rate of each task for both, the learned policy against the constant "
         f"rate: {100 * np.expm1(mean):+.1f} % (log ratio {mean:+.3f} ± {half:.3f}{sure})."

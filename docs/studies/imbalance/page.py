@@ -80,7 +80,7 @@ def text(results):
     unsure = [
         f"on {EXAMPLES[d['on']]} after {d['steps']} steps" for d in rare if d["lower"] <= 0
     ]
-    open_ones = f" Not told apart: {', '.join(unsure)}." if unsure else ""
+    open_ones = f" Indistinguishable: {', '.join(unsure)}." if unsure else ""
     return f"""# Are rare classes nearer to a saddle?
 
 Written by `python docs/studies/imbalance/run.py`; every class of every network is in

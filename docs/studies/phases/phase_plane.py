@@ -218,7 +218,7 @@ def _phase(
 
 
 TEMPERATURES = ("batch_size", "lr")
-# Phases are told apart by factors, not by per cents.
+# Phases are separated by factors, not by per cents.
 _TOLERANCE, _TRACE_TOLERANCE, _TRACE_LIMIT = 1e-2, 0.1, 200
 
 

@@ -61,7 +61,9 @@ def _kept(d):
 
 
 def _first(d):
-    return {"higher": "yes", "lower": "no", "not told apart": "not told apart"}[verdict(d)]
+    return {"higher": "yes", "lower": "no", "indistinguishable": "indistinguishable"}[
+        verdict(d)
+    ]
 
 
 def _far(d):

@@ -71,7 +71,11 @@ def best_rival(study, kind):
 def _row(claim, rival, where, ours, theirs, sign=1):
     found = paired(ours, theirs)
     digits = 2 if "points" in claim else 3
-    words = {"higher": "confirmed", "lower": "refuted", "not told apart": "not told apart"}
+    words = {
+        "higher": "confirmed",
+        "lower": "refuted",
+        "indistinguishable": "indistinguishable",
+    }
     word = words[verdict(paired(sign * np.asarray(ours), sign * np.asarray(theirs)))]
     low, high = found.interval()
     return f"| {claim} | {rival} | {where} | {found.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] | {word} |"
@@ -106,7 +110,7 @@ def short(study):
 
 - **SASP** flattens: the exact form takes the trace to {trace["clean"]} of plain training's, {trace["mislabeled"]} where labels are wrong. On clean
   labels it lowers the test loss ({loss["clean", "SASP, GGN", "plain"]}), but L2, label smoothing and SAM lower it further. Under wrong labels the exact form is below L2
-  ({loss["mislabeled", "SASP, GGN", "L2"]}) and not told apart from SAM ({loss["mislabeled", "SASP, GGN", "SAM"]}); the original (Fisher) is above both.
+  ({loss["mislabeled", "SASP, GGN", "L2"]}) and not distinguishable from SAM ({loss["mislabeled", "SASP, GGN", "SAM"]}); the original (Fisher) is above both.
 - **CVP** forgives a decay that is too strong: {wide["CVP, original"]} points over L2 on average over the strengths. Its gate is all but
   constant, about a half, at such gradients; a gate that really opens and shuts keeps {wide["CVP, gate without units"]} of it.
 - **NGER** takes the error on the noisy task from {task["equal"]:.2f} to {task["NGER, original"]:.2f}, but a small fixed weight takes it to {task["fixed"]:.2f}. Our

@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 # A best rate that moves by less than a quarter of an octave for each doubling stays.
 _STAYS = 0.25
-_UNKNOWN = "not told apart"
+_UNKNOWN = "indistinguishable"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Transfer:
         verdict: from the 95 % interval of the slope and a margin of a quarter of an octave:
             "transfers" where it lies within the margin, "does not transfer" where it lies
             beyond, "moves, by how much is open" where it leaves out zero but holds the margin,
-            otherwise "not told apart". Where a best rate is the first or the last of the grid
-            the slope says nothing: "not told apart".
+            otherwise "indistinguishable". Where a best rate is the first or the last of the
+            grid the slope says nothing: "indistinguishable".
     """
 
     slope: Estimate

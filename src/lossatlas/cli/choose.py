@@ -116,8 +116,8 @@ def _names(files: tuple[Path, ...]) -> list[str]:
 
 command = Command(
     ChooseSettings, run,
-    "Compare the checkpoints of a training on held-out data: which cannot be told from the "
-    "best, whether means of neighbors are better, how sharp each is.",
+    "Compare the checkpoints of a training on held-out data: which are indistinguishable "
+    "from the best, whether means of neighbors are better, how sharp each is.",
     resume="Go on with a comparison that was stopped.",
     files=declared("choose", WRITES, ledgers=("choice.resume",)),
 )  # fmt: skip

@@ -71,7 +71,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of the first word; a word that is none is told from the nearest one."""
+        """The command of the first word; for a word that is none the nearest one is named."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:

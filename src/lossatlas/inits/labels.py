@@ -276,7 +276,7 @@ def label(
         {group.name: group for group in groups},
         lambda: lambda group: _trained(problem, plan, chosen, group),
         executor=executor,
-        progress=progress,
+        progress=_in_words(groups, progress),
         recipes=derive_seed("recipes", *map(repr, chosen)),
     )
     return _assembled(settings, problem, chosen, groups, tables)
@@ -318,7 +318,22 @@ class _Group:
 
     @property
     def name(self) -> str:
+        # The key in a ledger: another text would leave those of stopped runs unread.
         return f"{self.budget} epochs from {self.members[0]} to {self.members[-1]}"
+
+    @property
+    def text(self) -> str:
+        """What a reader is told of it."""
+        return (
+            f"{counted(len(self.members), 'network')} trained, {counted(self.budget, 'epoch')}"
+        )
+
+
+def _in_words(groups: Sequence[_Group], progress: Progress | None) -> Progress | None:
+    if not callable(progress):
+        return progress
+    texts = {group.name: group.text for group in groups}
+    return lambda done, total, key: progress(done, total, texts[key])
 
 
 def _groups(plan: LabelSettings, candidates: int) -> list[_Group]:

@@ -53,7 +53,7 @@ def _locked(path: Path) -> IO[str] | None:
     try:
         import fcntl
     except ImportError:
-        # Windows has no such lock; two writers are not told apart there.
+        # Windows has no such lock; two writers are not separated there.
         return path.open("w")
     while True:
         file = path.open("a")

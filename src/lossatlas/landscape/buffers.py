@@ -92,7 +92,7 @@ def _moving(part: Buffers, count: int) -> Sequence[Params]:
 
 
 def split_statistics(points: Sequence[Params]) -> tuple[list[Params], list[Params]]:
-    """Parameters and running statistics of state dicts, told apart by their names."""
+    """Parameters and running statistics of state dicts, separated by their names."""
     held = [isinstance(point, Mapping) and any(map(is_statistic, point)) for point in points]
     if any(held) and not all(held):
         raise StructureError(

@@ -60,7 +60,7 @@ def plane_through(*checkpoints: Params) -> Plane:
 
 
 def through(points: Sequence[Params], buffers: Sequence[Params]) -> Plane:
-    """The plane through checkpoints whose parameters and buffers are told apart."""
+    """The plane through checkpoints whose parameters and buffers are separated."""
     origin, *others = points
     for other in others:
         check_same_structure(checkpoint=other, origin=origin)
@@ -116,7 +116,7 @@ def states_of(
     mode: str | None = None,
     names: Sequence[str] = (),
 ) -> list[State]:
-    """Checkpoints of an objective's model, parameters and buffers told apart."""
+    """Checkpoints of an objective's model, parameters and buffers separated."""
     called = names or [f"checkpoint {number}" for number in range(1, len(checkpoints) + 1)]
     keep: set[str] = set()
 
@@ -160,7 +160,7 @@ def _check_enough(dimension: int, count: int) -> None:
 
 
 def along(points: Sequence[Params], buffers: Sequence[Params], dimension: int) -> Plane:
-    """The plane of a trajectory whose parameters and buffers are told apart."""
+    """The plane of a trajectory whose parameters and buffers are separated."""
     last = points[-1]
     for point in points:
         check_same_structure(checkpoint=point, origin=last)

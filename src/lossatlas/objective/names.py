@@ -12,7 +12,7 @@ from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.objective.in_place import offloaded
 from lossatlas.objective.remedies import why_nothing_moves
 
-# A piece of many parameters at once, in which single ones cannot be told apart.
+# A piece of many parameters at once, in which single ones cannot be separated.
 _FLAT = "FlatParameter"
 
 

@@ -281,6 +281,8 @@ _SYMBOLS = {
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 3)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 # Points of paper in a pixel of a page, for lines and for marks.
 _WIDTH, _MARK = 0.7, 0.65
+# Marks up to this size have a thin edge.
+_SMALL = 4.0
 
 
 def draw(chart: Chart, ax: Axes | None = None) -> Axes:
@@ -510,7 +512,7 @@ def _(layer: Points, ax: Any, chart: Chart, depth: float) -> None:
         ms=_MARK * layer.size * (0.75 if _paper.get() else 1.0),
         mfc="none" if hollow else layer.color,
         mec=layer.edge,
-        mew=0.8,
+        mew=0.8 if layer.size > _SMALL else 0.4,
         label=_label(ax, layer.name),
         zorder=depth,
         # Minima like the edge, and are drawn whole there.

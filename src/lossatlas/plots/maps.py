@@ -111,7 +111,9 @@ def _hatched(grid: Grid) -> Iterator[Layer]:
 def _computed(grid: Grid) -> Iterator[Layer]:
     if not grid.computed.all():
         x, y = (axis[k] for axis, k in zip(grid.axes, np.nonzero(grid.computed), strict=True))
-        yield Points(x, y, color=style.INK, edge=style.INK, size=2, name="computed point")
+        # Seen on dark and light colors, and on the page beyond the border.
+        name = "computed point"
+        yield Points(x, y, color=style.PAPER, edge=style.INK, size=3.5, name=name)
 
 
 def _marks(grid: Grid) -> list[Layer]:

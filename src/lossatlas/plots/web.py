@@ -306,7 +306,7 @@ def _(layer: Points, drawn: go.Figure, chart: Chart) -> None:
         # In space a mark is drawn larger than it says.
         "size": 0.6 * layer.size if is_space else layer.size,
         "symbol": layer.symbol + ("-open" if hollow else ""),
-        "line": {"color": layer.edge, "width": 1},
+        "line": {"color": layer.edge, "width": 1 if layer.size > 4 else 0.6},
         "opacity": 1.0,
     }
     look: Options = {"mode": "markers", "marker": marker}

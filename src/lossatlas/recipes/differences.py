@@ -53,16 +53,16 @@ def verdict(difference: Estimate, level: float = 0.95) -> str:
         level: of the interval.
 
     Returns:
-        "higher", "lower", or "not told apart" where the interval holds zero or is unknown.
+        "higher", "lower", or "indistinguishable" where the interval holds zero or is unknown.
 
     Examples:
         >>> verdict(paired([1.0, 2.0], [0.0, 5.0]))
-        'not told apart'
+        'indistinguishable'
     """
     lower, upper = difference.interval(level)
     if lower > 0:
         return "higher"
-    return "lower" if upper < 0 else "not told apart"
+    return "lower" if upper < 0 else "indistinguishable"
 
 
 def effect_size(difference: Estimate) -> float:

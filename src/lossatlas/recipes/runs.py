@@ -351,7 +351,7 @@ class Runs(Result):
         words = ("higher", "lower") if self.measure == "accuracy" else ("lower", "higher")
         better, worse = ([row.recipe for row in others if row.verdict == w] for w in words)
         if not better and not worse:
-            return f"No recipe is told apart from {first.recipe} by test {self.measure}."
+            return f"No recipe is distinguishable from {first.recipe} by test {self.measure}."
         told = {"better": better, "worse": worse}
         parts = [
             f"{listed(names)} {'is' if len(names) == 1 else 'are'} {word} than {first.recipe}"
@@ -453,8 +453,8 @@ class Runs(Result):
             "differences",
             title,
             lambda: _intervals(others, gaps, title, axis, zero=True),
-            caption=f"Paired by seed. {_DOTS} Where an interval holds zero, the two are not "
-            "told apart.",
+            caption=f"Paired by seed. {_DOTS} Where an interval holds zero, the two are "
+            "indistinguishable.",
             alt="Paired difference of each recipe to the first one.",
         )
 

@@ -172,7 +172,7 @@ def _parted(results: Any) -> tuple[list[Run], list[tuple[str, Result]]]:
     return runs, others
 
 
-# Titles that occur twice are told apart by their groups, or else by a number.
+# Titles that occur twice are separated by their groups, or else by a number.
 def _page_names(pages: Sequence[Page], groups: Sequence[str]) -> list[str]:
     titles = [page.title for page in pages]
     grouped = [

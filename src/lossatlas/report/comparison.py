@@ -41,17 +41,17 @@ def _questions(result: Comparison) -> tuple[Card, ...]:
     barrier, bound, is_certain = result.barrier, result.line_bound, result.excess.is_certain
     pairs = result.matching
     first, second = result.names
-    alone = f"{len(pairs.gone):,} only around {first}, {len(pairs.new):,} only around {second}"
-    shared = f"{count(len(pairs.pairs), 'basin')} matched, {alone}"
+    alone = f"{len(pairs.gone):,} only near {first}, {len(pairs.new):,} only near {second}"
+    shared = f"{count(len(pairs.pairs), 'matching basin')}; {alone}"
     return (
         Card("Which one has the lower loss?", *_lower_loss(result), sentences=(lower,)),
         Card(
-            "Does a barrier stand between them?",
+            "Is there a barrier between them?",
             f"yes: {result.excess.barrier_text}" if is_certain else "none beyond the error",
             mark="sure" if is_certain or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
-        Card("Do the maps around them look alike?", shared, sentences=result.match_sentences()),
+        Card("Do the basins of their maps match?", shared, sentences=result.match_sentences()),
         Card(
             "How far apart are their landscapes?",
             _distance_text(result),
@@ -69,7 +69,7 @@ def _lower_loss(result: Comparison) -> tuple[str, str, str]:
     if gap.why_no_error == EQUAL:
         return EQUAL, "", "sure"
     if low <= 0 <= high:
-        return f"not told apart ({with_error(gap.value, gap.stderr)})", "", ""
+        return f"indistinguishable ({with_error(gap.value, gap.stderr)})", "", ""
     return (
         f"{second if high < 0 else first}, by {with_error(abs(gap.value), gap.stderr)}",
         "",

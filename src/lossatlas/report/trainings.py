@@ -41,7 +41,7 @@ def runs_page(result: Runs) -> Page:
 
 
 def _questions(result: Runs) -> tuple[Card, ...]:
-    # Each recipe against the first, seed by seed; no winner where none is told apart.
+    # Each recipe against the first, seed by seed; no winner where all are indistinguishable.
     first = cut_off(result.names[0], 24)
     rows = [row for row in result.summaries() if row.difference is not None]
     asked = [

@@ -451,7 +451,7 @@ def _paired(found: Comparison, gap: Estimate) -> str:
     text += f"they differ by {with_error(gap.value, gap.stderr)}, 95 % interval "
     text += interval_text(low, high)
     if not math.isfinite(gap.stderr) or low <= 0 <= high:
-        return f"{text}: not told apart."
+        return f"{text}: indistinguishable."
     return f"{text}: {two if high < 0 else one} is lower."
 
 

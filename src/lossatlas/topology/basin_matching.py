@@ -172,7 +172,7 @@ def match_basins(
     gone or new.
 
     Minima that are equal, or as deep as the errors of the maps can tell, are taken nearest
-    to the partner. Where more than two basins meet at one point, its merges are told apart
+    to the partner. Where more than two basins meet at one point, its merges are separated
     by the order of the edges.
 
     Args:
@@ -260,7 +260,7 @@ def _meet(sides: list[Pair], levels: list[Floats], height: float) -> tuple[list[
 def _nearest(
     one: MergeTree, two: MergeTree, pairs: list[Pair], labels: Ints, bounds: list[float]
 ) -> Ints:
-    # Within a basin of the common landscape, minima of one depth are told apart by place.
+    # Within a basin of the common landscape, minima of one depth are ordered by place.
     trees = (one, two)
     spots = [tree.coordinates(tree.minima) for tree in trees]
     free = [set(range(len(t))) - {pair[k] for pair in pairs} for k, t in enumerate(trees)]

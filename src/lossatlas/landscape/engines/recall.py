@@ -65,7 +65,7 @@ def unmoved_modules(objective: Objective, plane: Plane) -> dict[str, nn.Module]:
 
 
 def _is_within(changed: str, name: str) -> bool:
-    # What changes in a loss is not told apart by its modules.
+    # What changes in a loss is not attributed to its modules.
     return changed.startswith("loss" if name.startswith(_LOSS) else f"{name}.")
 
 

@@ -96,11 +96,6 @@
   const eye = new IntersectionObserver((seen) => {
     for (const one of seen) if (one.isIntersecting) { eye.unobserve(one.target); draw(figures.get(one.target.id)); }
   }, { rootMargin: "500px" });
-  // What is on the screen is drawn before the page has loaded: pictures of it are taken then.
-  for (const entry of figures.values()) {
-    const { top, bottom, width } = entry.place.getBoundingClientRect();
-    if (width && top < innerHeight && bottom > 0) { open += 1; entry.drawn = put(entry); } else eye.observe(entry.place);
-  }
   const all = () => Promise.all([...figures.values()].map(draw));
   function relay() {
     for (const entry of figures.values()) if (entry.done) {
@@ -220,7 +215,6 @@
     figures.forEach((f) => f.done && Plotly.Plots.resize(f.place));
   });
   window.addEventListener("afterprint", () => closed.forEach((d) => { d.open = false; }));
-  count();
 
   // The bars of one frame: rows to point at; `pick` and `fly` are called with a bar.
   function bars(place, frame, { pick, fly }) {
@@ -251,5 +245,11 @@
     if (edge) counts.push(`${edge} on the edge of the map (hollow), not counted`);
     place.querySelector(".counts").textContent = `${counts.join("; ")}.`;
   }
+  // What is on the screen is drawn before the page has loaded: pictures of it are taken then.
+  for (const entry of figures.values()) {
+    const { top, bottom, width } = entry.place.getBoundingClientRect();
+    if (width && top < innerHeight && bottom > 0) { open += 1; entry.drawn = put(entry); } else eye.observe(entry.place);
+  }
+  count();
   window.Page = { all, bars, css, isDark, named };
 })();

@@ -112,7 +112,7 @@ def _lean(
 
 
 def _is_usual(logits: Tensor, features: Tensor, targets: Tensor, ignore_index: int) -> bool:
-    # The case of nearly every step, told from its shapes; what is odd is checked at length.
+    # The case of nearly every step, recognized by its shapes; what is odd is checked at length.
     fits = logits.ndim == features.ndim == 2 and targets.dtype == torch.int64
     if not fits or not (features.shape[:1] == targets.shape == logits.shape[:1]):
         return False
