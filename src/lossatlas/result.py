@@ -333,10 +333,10 @@ class Result:
     @classmethod
     def from_tree(cls, tree: "Mapping[str, xr.Dataset]") -> Any:
         """The inverse of `to_tree`."""
-        found = from_dataset(tree["result"]) if "result" in tree else None
-        if not isinstance(found, cls):
+        result = from_dataset(tree["result"]) if "result" in tree else None
+        if not isinstance(result, cls):
             raise FileError(f"the file holds no {cls.__name__}; make it again.")
-        return found
+        return result
 
     def __eq__(self, other: object) -> bool:
         """Equal to the last bit in every field that counts; NaN equals NaN."""

@@ -118,11 +118,11 @@ def defaults(place: str) -> dict[str, Any]:
     node: Any = _parsed(module)
     for name in path.split("."):
         node = next(part for part in node.body if getattr(part, "name", None) == name)
-    found = {}
+    values = {}
     for name, value in _pairs(node):
         with suppress(ValueError, TypeError):
-            found[name] = _plain(value, module)
-    return found
+            values[name] = _plain(value, module)
+    return values
 
 
 # The defaults of a function, or the fields of a dataclass.
@@ -199,15 +199,15 @@ def read_settings(
 
 def _read(config: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(config.read_text())
+        content = yaml.safe_load(config.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"`config`: '{config}' cannot be read ({error}).") from None
     except yaml.YAMLError as error:
         raise FileError(f"`config`: '{config}' is not YAML ({_trouble(error)}).") from None
-    if found is not None and not isinstance(found, dict):
+    if content is not None and not isinstance(content, dict):
         raise FileError(f"`config`: '{config}' must hold names and values, as in 'points: 31'.")
     # What `--json` printed holds the settings among other things.
-    plain = (found or {}).get("settings", found or {})
+    plain = (content or {}).get("settings", content or {})
     return dict(plain)
 
 

@@ -29,15 +29,15 @@ def whole(value: Any) -> Tensor:
     """The whole of a tensor; all processes that hold a piece must ask."""
     if is_sharded(value):
         groups_of([value.device_mesh])
-    found: Tensor = value.full_tensor() if is_sharded(value) else value
+    full: Tensor = value.full_tensor() if is_sharded(value) else value
     # What waits for the collective counts as another class of tensor.
-    return found.wait() if hasattr(found, "wait") else found
+    return full.wait() if hasattr(full, "wait") else full
 
 
 def own_piece(value: Any) -> Tensor:
     """The memory of a parameter on this process; writing into it changes the parameter."""
-    found: Tensor = value.detach()._local_tensor if is_sharded(value) else value
-    return found.data
+    piece: Tensor = value.detach()._local_tensor if is_sharded(value) else value
+    return piece.data
 
 
 def piece_of(full: Tensor, like: Any) -> Tensor:
@@ -53,8 +53,8 @@ def piece_of(full: Tensor, like: Any) -> Tensor:
     placed: Any = distribute_tensor(
         value, like.device_mesh, like.placements, src_data_rank=None
     )
-    found: Tensor = placed._local_tensor
-    return found
+    piece: Tensor = placed._local_tensor
+    return piece
 
 
 def rows_of_piece(value: Any) -> range | None:
@@ -66,8 +66,8 @@ def rows_of_piece(value: Any) -> range | None:
     rows = value.shape[0]
     each = -(-rows // mesh.size())
     start = min(mesh.get_local_rank() * each, rows)
-    found = range(start, min(start + each, rows))
-    return found if len(found) == value._local_tensor.shape[0] else None
+    rows_here = range(start, min(start + each, rows))
+    return rows_here if len(rows_here) == value._local_tensor.shape[0] else None
 
 
 def meshes_of(model: nn.Module) -> list[Any]:

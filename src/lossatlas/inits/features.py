@@ -215,8 +215,10 @@ def _rank_correlations(values: Array) -> Array:
     count, sums, squares = known.T @ known, ranks.T @ known, (ranks**2).T @ known
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = squares - sums**2 / count
-        found = (ranks.T @ ranks - sums * sums.T / count) / np.sqrt(spread * spread.T)
-    return np.asarray(np.where(np.isfinite(found), found, np.nan), dtype=np.float64)
+        correlations = (ranks.T @ ranks - sums * sums.T / count) / np.sqrt(spread * spread.T)
+    return np.asarray(
+        np.where(np.isfinite(correlations), correlations, np.nan), dtype=np.float64
+    )
 
 
 def feature_sets(features: Features) -> dict[str, tuple[str, ...]]:

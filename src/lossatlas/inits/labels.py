@@ -228,9 +228,11 @@ class Labels(Result):
         """The losses of every scheme after the longest training."""
         budget = self.budgets[-1]
         kept, losses = self.finite(budget), self.quality(budget)
-        found = {str(s): losses[kept & (self.schemes == s)] for s in np.unique(self.schemes)}
+        by_scheme = {
+            str(s): losses[kept & (self.schemes == s)] for s in np.unique(self.schemes)
+        }
         title = f"Test loss after {counted(budget, 'epoch')}"
-        return (scheme_figure("losses", title, found, "test loss"),)
+        return (scheme_figure("losses", title, by_scheme, "test loss"),)
 
     def table(self) -> "pd.DataFrame":
         """One row a training: recipe, data order, epochs, measures, whether it diverged.

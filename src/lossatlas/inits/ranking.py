@@ -263,8 +263,8 @@ def _agreement(short: Array, simulated: Array) -> tuple[float, float, float]:
     if len(short) < MIN_LEFT_OUT:
         return (float("nan"),) * 3
     everyone = np.zeros(len(short), dtype=np.int64)
-    found = scores.spearman(short, stats.rankdata(simulated, axis=1), everyone)
-    return float(np.median(found)), *_middle(found)
+    agreements = scores.spearman(short, stats.rankdata(simulated, axis=1), everyone)
+    return float(np.median(agreements)), *_middle(agreements)
 
 
 def _middle(samples: Array) -> tuple[float, float]:

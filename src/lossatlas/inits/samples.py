@@ -77,8 +77,8 @@ class Samples(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """The losses of every scheme."""
-        found = dict(self._finite())
-        return (scheme_figure("losses", "Loss at initialization", found, "loss"),)
+        finite = dict(self._finite())
+        return (scheme_figure("losses", "Loss at initialization", finite, "loss"),)
 
     def _finite(self) -> Iterator[tuple[str, Array]]:
         losses, schemes = np.asarray(self.losses), self.schemes

@@ -160,18 +160,19 @@ def scheme_figure(
     """Losses by scheme: some of them as dots, their mean with its error."""
     from lossatlas.plots.rows import Dots, rows_chart
 
-    found = {scheme: np.sort(values) for scheme, values in losses.items() if len(values)}
+    by_scheme = {scheme: np.sort(values) for scheme, values in losses.items() if len(values)}
 
     def chart() -> "Chart":
-        means = [mean_estimate(values, "") for values in found.values()]
+        means = [mean_estimate(values, "") for values in by_scheme.values()]
         dots = Dots("mean", *np.array([(m.value, m.stderr) for m in means]).reshape(-1, 2).T)
         places = [
-            np.linspace(0, len(v) - 1, min(len(v), most)).astype(int) for v in found.values()
+            np.linspace(0, len(v) - 1, min(len(v), most)).astype(int)
+            for v in by_scheme.values()
         ]
-        shown = [v[at] for v, at in zip(found.values(), places, strict=True)]
+        shown = [v[at] for v, at in zip(by_scheme.values(), places, strict=True)]
         every = np.concatenate([np.ones(1), *shown])
         log = bool(every.min() > 0 and every.max() > 10 * every.min())
-        return rows_chart(list(found), [dots], title, axis, samples=shown, log=log)
+        return rows_chart(list(by_scheme), [dots], title, axis, samples=shown, log=log)
 
     caption = (
         f"Each faint dot is one initialization (at most {most} of each scheme, evenly spread "

@@ -169,10 +169,10 @@ def _read_folder(folder: Path) -> Any:
             return read_distributed(folder / name, _read_piece)
     if (folder / "adapter_config.json").is_file():
         raise StructureError(_adapter(folder))
-    found = sorted(path.name for path in folder.iterdir())[:8]
+    names = sorted(path.name for path in folder.iterdir())[:8]
     raise FileError(
         f"'{folder}' holds no checkpoint that is known (model.safetensors, pytorch_model.bin, "
-        f"an index of them, or {METADATA}); it has {', '.join(found) or 'nothing'}: give the "
+        f"an index of them, or {METADATA}); it has {', '.join(names) or 'nothing'}: give the "
         "file with the weights."
     )
 
@@ -270,10 +270,10 @@ def _harmless() -> list[Any]:
 
 def _not_read(source: Path, error: Exception) -> str:
     text = str(error)
-    found = re.search(r"GLOBAL ([\w.]+)", text)
-    if found:
+    match = re.search(r"GLOBAL ([\w.]+)", text)
+    if match:
         return (
-            f"'{source}' pickles an object of '{found[1]}', which only running its code could "
+            f"'{source}' pickles an object of '{match[1]}', which only running its code could "
             "open: where you trust it, load it once with torch.load(file, weights_only=False) "
             "and save the tensors alone, torch.save(model.state_dict(), 'weights.pt')."
         )
@@ -309,8 +309,8 @@ def _places(content: Any) -> list[str]:
     known = [key for key in KEYS if key in content]
     rest = [key for key in content if isinstance(key, str) and key not in KEYS]
     # An exponential average often keeps its weights one level deeper.
-    found = [place for key in known for place in _within(content[key], key)]
-    return found or [key for key in rest if _looks_like_weights(content[key])]
+    paths = [place for key in known for place in _within(content[key], key)]
+    return paths or [key for key in rest if _looks_like_weights(content[key])]
 
 
 def _within(content: Any, key: str) -> list[str]:
@@ -402,9 +402,9 @@ def _unwrapped(state: dict[str, Any], own: set[str]) -> tuple[dict[str, Any], li
         return state, []
     state, notes = _without_counter(state)
     stripped = ""
-    while found := next((w for w in WRAPPERS if all(n.startswith(w) for n in state)), None):
-        state = {name.removeprefix(found): value for name, value in state.items()}
-        stripped += found
+    while wrapper := next((w for w in WRAPPERS if all(n.startswith(w) for n in state)), None):
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
+        stripped += wrapper
     if stripped:
         notes.append(f"The prefix '{stripped}' of all names is stripped.")
     return state, notes

@@ -57,8 +57,8 @@ def clear_stale(folder: Path, name: str | None = None) -> None:
         # There is no harmless way to ask whether a process lives.
         return
     for path in folder.glob(f".{name or '*'}.{_host()}-*-*"):
-        found = _TEMPORARY.fullmatch(path.name)
-        if found and not _alive(int(found[1])):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not _alive(int(match[1])):
             path.unlink(missing_ok=True)
 
 

@@ -136,13 +136,13 @@ class Ledger:
             raise ResumeError(_reason(self.path, error)) from None
 
     def _claim(self, run: dict[str, str]) -> None:
-        found = dict(self._base.execute("SELECT key, value FROM run"))
-        if not found:
+        stored = dict(self._base.execute("SELECT key, value FROM run"))
+        if not stored:
             with self._base:
                 self._base.execute("BEGIN")
                 self._base.executemany("INSERT INTO run VALUES (?, ?)", run.items())
             return
-        different = [key for key in run | found if run.get(key) != found.get(key)]
+        different = [key for key in run | stored if run.get(key) != stored.get(key)]
         if different:
             self._base.close()
             raise ResumeError(

@@ -13,7 +13,7 @@ _PACKAGES = ("lossatlas", "torch", "numpy", "scipy", "gudhi")
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
-        package: found for package in _PACKAGES if (found := _version(package)) is not None
+        package: version for package in _PACKAGES if (version := _version(package)) is not None
     }
 
 

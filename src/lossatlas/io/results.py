@@ -118,10 +118,10 @@ def kind_of(path: Path) -> str | None:
 
     try:
         with h5py.File(path, "r") as file:
-            found = file.attrs.get("lossatlas_kind")
+            kind = file.attrs.get("lossatlas_kind")
     except (OSError, ValueError, KeyError, RuntimeError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return kind if isinstance(kind, str) else None
 
 
 def nested(parts: Mapping[str, Tree]) -> "dict[str, xr.Dataset]":

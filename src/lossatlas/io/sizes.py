@@ -41,8 +41,8 @@ def check_netcdf(source: Path) -> None:
 
     def look(name: str, item: Any) -> None:
         for key in item.attrs:
-            found = item.attrs.get_id(key)
-            _check(source, f"{name}:{key}", _bytes(found.shape, found.dtype), size)
+            attribute = item.attrs.get_id(key)
+            _check(source, f"{name}:{key}", _bytes(attribute.shape, attribute.dtype), size)
         if isinstance(item, h5py.Dataset) and not _is_bare_dimension(item):
             held = item.id.get_storage_size()
             packed = item.id.get_create_plist().get_nfilters() > 0

@@ -234,10 +234,10 @@ def extremes(losses: Array, computed: Mask) -> Mask:
         low, footprint=around, mode="constant", cval=np.inf
     )
     slack, known = _rounding(losses), losses[computed & finite]
-    found = low < lowest_around - slack
-    found.flat[low.argmin()] |= low.min() < known.min() - slack
-    found.flat[high.argmax()] |= high.max() > known.max() + slack
-    return np.asarray(found & ~computed)
+    is_extreme = low < lowest_around - slack
+    is_extreme.flat[low.argmin()] |= low.min() < known.min() - slack
+    is_extreme.flat[high.argmax()] |= high.max() > known.max() + slack
+    return np.asarray(is_extreme & ~computed)
 
 
 def _next(doubt: Array, wanted: Mask, computed: Mask) -> Mask:

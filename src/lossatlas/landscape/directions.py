@@ -45,14 +45,14 @@ def zero_filters(
     weights: Params, *, biases: bool = False, still: Mapping[str, int] = _NONE
 ) -> tuple[str, ...]:
     """Tensors that hold a zero filter, which has no norm to scale a direction by."""
-    found = []
+    names = []
     for name, value in weights.items():
         alive = _as_rows(value).flatten(1).any(dim=1)
         if name in still:
             alive[still[name]] = True
         if (value.ndim > 1 or biases) and not alive.all():
-            found.append(name)
-    return tuple(found)
+            names.append(name)
+    return tuple(names)
 
 
 class RandomDirection(Mapping[str, Tensor]):
@@ -117,15 +117,15 @@ class RandomDirection(Mapping[str, Tensor]):
         weight, plain = self.weights[name], torch.contiguous_format
         if not self.moves(name):
             return torch.zeros_like(weight, memory_format=plain)
-        found = torch.empty_like(weight, memory_format=plain) if out is None else out
-        table = _as_rows(found)
+        full = torch.empty_like(weight, memory_format=plain) if out is None else out
+        table = _as_rows(full)
         scale = self.scale(name) if scale is None else scale
         for index, rows in enumerate(_row_blocks(weight)):
             target = table[rows]
             block = _scaled(self._normal(name, index, rows, weight, target), rows, scale)
             if block is not target:
                 target.copy_(block)
-        return found
+        return full
 
     def scale(self, name: str) -> Scale:
         """What the numbers drawn for a tensor are scaled by, as the weights are now."""

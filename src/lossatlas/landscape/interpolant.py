@@ -48,8 +48,8 @@ def interpolate(known: Mask, values: Array) -> Surface:
     whole, doubt = np.full(values.shape, np.nan), np.full(known.shape, np.inf)
     for columns in _alike(usable):
         centers = usable[..., columns[0]]
-        found, spread = _blended(centers, values[..., columns], ~known)
-        whole[..., columns] = _unknown_near_unknown(found, known, centers)
+        blended, spread = _blended(centers, values[..., columns], ~known)
+        whole[..., columns] = _unknown_near_unknown(blended, known, centers)
         if columns[0] == 0:
             doubt = np.where(_rim(known.shape), _RIM * spread, spread)
     whole = _within_rounding(whole, values, usable)
@@ -85,13 +85,13 @@ def _alike(usable: Mask) -> list[list[int]]:
     return list(groups.values())
 
 
-def _unknown_near_unknown(found: Array, known: Mask, centers: Mask) -> Array:
+def _unknown_near_unknown(blended: Array, known: Mask, centers: Mask) -> Array:
     if (centers == known).all() or not known.any():
-        return found
+        return blended
     nearest = scipy.ndimage.distance_transform_edt(
         ~known, return_distances=False, return_indices=True
     )
-    return np.where(centers[tuple(nearest)][..., None], found, np.nan)
+    return np.where(centers[tuple(nearest)][..., None], blended, np.nan)
 
 
 def _blended(centers: Mask, values: Array, wanted: Mask) -> tuple[Array, Array]:
@@ -102,14 +102,14 @@ def _blended(centers: Mask, values: Array, wanted: Mask) -> tuple[Array, Array]:
     for box in _boxes(centers, wanted):
         queries = np.argwhere(wanted[box])
         places = np.argwhere(centers[box])
-        found = _patch(places / size, values[box][centers[box]], queries / size)
-        if found is None:
+        patch = _patch(places / size, values[box][centers[box]], queries / size)
+        if patch is None:
             continue
         inside = tuple(queries.T)
         share = _fading(queries, wanted[box].shape)
         weight[box][inside] += share
-        total[box][inside] += share[:, None] * found[0]
-        variance[box][inside] += share * found[1] ** 2
+        total[box][inside] += share[:, None] * patch[0]
+        variance[box][inside] += share * patch[1] ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
         doubt = np.sqrt(variance / weight)
         return total / weight[..., None], np.where(np.isnan(doubt), np.inf, doubt)

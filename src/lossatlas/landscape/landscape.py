@@ -359,9 +359,11 @@ def _minor(value: float, name: str, why: str, meaning: str = "") -> Estimate:
 
 
 def _residuals(land: Landscape) -> tuple[list[str], list[float]]:
-    found = land.landmark_residuals
-    worst = [float(np.max(value[np.isfinite(value)], initial=0.0)) for value in found.values()]
-    return list(found), worst
+    residuals = land.landmark_residuals
+    worst = [
+        float(np.max(value[np.isfinite(value)], initial=0.0)) for value in residuals.values()
+    ]
+    return list(residuals), worst
 
 
 def _off_plane_estimate(name: str, worst: float) -> Estimate:

@@ -107,8 +107,8 @@ def map_plane(
     check_fits(task, points)
     runner = get_executor(executor)
     check_executor(objective, runner)
-    found, chosen, known = _look(task, span, engine)
-    request = Request(task, found, points, adaptive, tolerance)
+    ranges, chosen, known = _look(task, span, engine)
+    request = Request(task, ranges, points, adaptive, tolerance)
     chosen = request.start(engine) if chosen is None else chosen
     run = request.identity(chosen.engine.name)
     measured = {} if resume is None else {"measured": request.measured(chosen)}
@@ -242,12 +242,12 @@ def plan_map(
         return MapPlan(chosen.name, count, memory)
     work = Work.of(task, chosen)
     parcel = packed_size(work)
-    found = plan(parcel, work.memory)
-    if found.each:
+    engine_plan = plan(parcel, work.memory)
+    if engine_plan.each:
         # What is sent is made here first.
-        memory += parcel + found.count * found.each
-    notes = (found.note,) if found.note else ()
-    return MapPlan(chosen.name, count, memory, found.count, found.each, notes)
+        memory += parcel + engine_plan.count * engine_plan.each
+    notes = (engine_plan.note,) if engine_plan.note else ()
+    return MapPlan(chosen.name, count, memory, engine_plan.count, engine_plan.each, notes)
 
 
 def _checked(metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:

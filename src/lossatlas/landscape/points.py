@@ -64,9 +64,9 @@ class Sparing:
     def __call__(self, coordinates: Array) -> Array:
         """The quantities of some points, as `Engine.evaluate`."""
         if not self.most:
-            found = self._at_once(coordinates)
-            if found is not None:
-                return found
+            values = self._at_once(coordinates)
+            if values is not None:
+                return values
             self.most = max(1, min(len(coordinates), self._block) // 2)
             logger.warning("memory ran out; going on with %d points at once", self.most)
         parts = range(0, len(coordinates), self.most)
@@ -75,15 +75,15 @@ class Sparing:
 
     def _at_once(self, coordinates: Array) -> Array | None:
         # None where memory ran out, on this process or on another that works along.
-        found, short = None, False
+        values, short = None, False
         try:
-            found = self._engine.evaluate(coordinates)
+            values = self._engine.evaluate(coordinates)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or len(coordinates) < 2:
                 raise
             short = True
         task = self._engine.task
-        return None if ran_out_somewhere(task.objective.model, task.ranks, short) else found
+        return None if ran_out_somewhere(task.objective.model, task.ranks, short) else values
 
     @property
     def _block(self) -> int:

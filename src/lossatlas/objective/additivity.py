@@ -31,13 +31,13 @@ def weighs_by_itself(objective: "Objective") -> str | None:
     if objective.collective_ranks is not None:
         # Parts of batches differ from process to process, and passes must not.
         return None
-    found = objective.with_params(
+    pairs = objective.with_params(
         None, lambda: [_both(objective, b) for b in islice(objective.iter_batches(), _BATCHES)]
     )
     model = objective.model
-    apart = [pair for pair in found if pair is not None and not _agree(model, *pair)]
+    apart = [pair for pair in pairs if pair is not None and not _agree(model, *pair)]
     criterion = objective.loss if isinstance(objective.loss, Supervised) else None
-    if criterion is not None and criterion.weighs and (apart or None in found):
+    if criterion is not None and criterion.weighs and (apart or None in pairs):
         raise LossError(
             f"the criterion has `{criterion.weighs}` but gives only the mean of a batch, whose "
             "weight cannot be told: let it take reduction='none', write a loss that returns "
@@ -60,10 +60,10 @@ def depends_on_others(objective: "Objective") -> str | None:
         # Statistics and state are others in a part.
         return None
     batch = objective.first_batch()
-    found = objective.with_params(None, lambda: _examples_of_both(objective, batch))
-    if found is None or found[0].shape != found[1].shape:
+    pairs = objective.with_params(None, lambda: _examples_of_both(objective, batch))
+    if pairs is None or pairs[0].shape != pairs[1].shape:
         return None
-    whole, parts = found
+    whole, parts = pairs
     rounding = max(_TOLERANCE, 4 * kernel_rounding(objective.model, whole))
     apart = (whole - parts).abs().double()
     typical = whole.abs().double().nanmean()

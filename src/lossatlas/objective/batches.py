@@ -54,8 +54,8 @@ def check_batches(batches: Any) -> Iterable[Batch]:
         first = next(iter(batches), None)
     if first is None:
         raise DataError("`batches` must hold at least one batch; got none: check the data set.")
-    found: Iterable[Batch] = batches
-    return found
+    checked: Iterable[Batch] = batches
+    return checked
 
 
 def known_length(batches: Iterable[Batch], measure: Callable[[Any], int] = len) -> int | None:

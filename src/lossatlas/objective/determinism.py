@@ -116,10 +116,10 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
                 drawn = _agree(again, same)
                 raise StochasticError(_reason(objective, before, second, drawn=drawn))
         several = weights is None and len(first.values) > 1
-        found = [weighs_by_itself(objective)] if several else []
+        findings = [weighs_by_itself(objective)] if several else []
         if known or (objective.collective_ranks is not None and not first.values):
-            found = [depends_on_others(objective), _more_than_examples(objective, first)]
-    notes, count = tuple(note for note in found if note), len(first.values)
+            findings = [depends_on_others(objective), _more_than_examples(objective, first)]
+    notes, count = tuple(note for note in findings if note), len(first.values)
     if weights is None:
         return Look(
             per_example=False, weighted=False, batches=count, notes=notes, seconds=seconds
@@ -190,13 +190,13 @@ def _second_pass(objective: "Objective", *, known: bool) -> list[Tensor]:
 
 def _pass_again(objective: "Objective", *, known: bool) -> list[Tensor]:
     # From the random state of the first: what differs still is no random draw.
-    found = []
+    losses = []
     for batch in objective.iter_batches():
         pairs = _examples(objective, batch) if known else None
         value = _value(_call(objective, batch)) if pairs is None else pairs.sums
         if not objective.idling:
-            found.append(value.cpu().double())
-    return found
+            losses.append(value.cpu().double())
+    return losses
 
 
 def _first_pass(objective: "Objective") -> _Pass:
@@ -287,8 +287,8 @@ def _agrees(objective: "Objective", pairs: Weighted, value: Tensor) -> bool:
     if not isinstance(loss, Supervised) or value.ndim:
         return True
     total, weight = pairs.sums.double().sum(), pairs.weights.double().sum()
-    found = total if loss.reduction == "sum" else total / weight
-    return bool(torch.isclose(found, value.double(), rtol=_rounding(value), equal_nan=True))
+    mean = total if loss.reduction == "sum" else total / weight
+    return bool(torch.isclose(mean, value.double(), rtol=_rounding(value), equal_nan=True))
 
 
 def _agree(first: list[Tensor], second: list[Tensor]) -> bool:

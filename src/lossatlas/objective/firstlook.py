@@ -83,17 +83,17 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
         homes = _homes(objective)
         # What is compiled would run as if it were not, and be another function in its bits.
         with guard if watch and _can_be_watched(objective) else nullcontext():
-            found = walk()
+            result = walk()
         names = attributes.changed()
         names += [n for n, value in _buffers(objective) if not _equal(value, buffers[n])]
         rebound.update(_moved_out(homes))
         contents = attributes.contents_changed()
-        return found, Volatile(containers=contents, names=tuple(names))
+        return result, Volatile(containers=contents, names=tuple(names))
 
     try:
         # At the weights as points are put in: without gradients, unless the loss takes them.
         here = objective.params if objective.placed is None else None
-        found, volatile = objective.with_params(here, run)
+        result, volatile = objective.with_params(here, run)
     finally:
         objective.guard = None
         # By name: what was swapped in is an alias of the model's own.
@@ -110,7 +110,7 @@ def _watched(objective: "Objective", walk: Callable[[], T], *, watch: bool = Tru
         # another.
         moved = not written.keys().isdisjoint(objective.names)
         objective.volatile = replace(volatile, matters=moved or _matters(objective))
-    return found
+    return result
 
 
 def _homes(objective: "Objective") -> list[tuple[str, Tensor, Tensor]]:
@@ -121,12 +121,12 @@ def _homes(objective: "Objective") -> list[tuple[str, Tensor, Tensor]]:
 
 def _moved_out(homes: list[tuple[str, Tensor, Tensor]]) -> dict[str, Tensor]:
     # Those that hold other memory now; they hold the former again.
-    found = {}
+    moved = {}
     for name, value, before in homes:
         if value.data_ptr() != before.data_ptr():
             value.data = before
-            found[name] = value
-    return found
+            moved[name] = value
+    return moved
 
 
 def _can_be_watched(objective: "Objective") -> bool:
@@ -188,17 +188,17 @@ def _named_holders(objective: "Objective") -> dict[str, object]:
 def _outside_buffers(
     objective: "Objective", attributes: Attributes
 ) -> list[tuple[str, Tensor]]:
-    found = list(objective.model.named_parameters())
+    named = list(objective.model.named_parameters())
     for index, module in enumerate(objective.loss_modules):
-        found += [(f"loss {index}.{n}", value) for n, value in module.named_parameters()]
-    return found + list(attributes.tensors.items())
+        named += [(f"loss {index}.{n}", value) for n, value in module.named_parameters()]
+    return named + list(attributes.tensors.items())
 
 
 def _buffers(objective: "Objective") -> list[tuple[str, Tensor]]:
-    found = list(objective.model.named_buffers())
+    buffers = list(objective.model.named_buffers())
     for index, module in enumerate(objective.loss_modules):
-        found += [(f"loss {index}.{n}", value) for n, value in module.named_buffers()]
-    return found
+        buffers += [(f"loss {index}.{n}", value) for n, value in module.named_buffers()]
+    return buffers
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -38,15 +38,15 @@ _SPREAD = "torch.distributed."
 def whole_weights(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors of what is not given; all processes that hold pieces must ask."""
     reshard(model)
-    found = {
+    weights = {
         name: whole(value.detach())
         for name, value in model.named_parameters()
         if name not in given
     }
     for name, value in model.named_buffers():
         if is_sharded(value) and name not in given:
-            found[name] = whole(value.detach())
-    return found
+            weights[name] = whole(value.detach())
+    return weights
 
 
 @contextmanager
@@ -90,8 +90,8 @@ def decide_gathering(objective: "Objective") -> None:
 
 def gathers(objective: "Objective") -> bool:
     """Whether derivatives are taken through whole weights; reads what was decided."""
-    found = objective.checks.get("gathered")
-    return found is not None and found.status == PASSED
+    check = objective.checks.get("gathered")
+    return check is not None and check.status == PASSED
 
 
 def _check(objective: "Objective") -> Check:

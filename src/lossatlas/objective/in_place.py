@@ -53,8 +53,8 @@ def is_collective(model: nn.Module) -> bool:
 def execution_device(model: nn.Module) -> torch.device:
     """Where a model runs whose weights are brought in by hooks."""
     each = (hook for module in model.modules() for hook in _hooks_of(module))
-    found = (getattr(hook, "execution_device", None) for hook in each)
-    device = next((device for device in found if device is not None), "cpu")
+    devices = (getattr(hook, "execution_device", None) for hook in each)
+    device = next((device for device in devices if device is not None), "cpu")
     return torch.device(device) if not isinstance(device, torch.device) else device
 
 
@@ -276,7 +276,7 @@ def _grads_put_away(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def _kept_by_hooks(model: nn.Module) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         held = offloaded(module)
         if held is None:
@@ -292,8 +292,8 @@ def _kept_by_hooks(model: nn.Module) -> dict[str, Tensor]:
                     f"'{name}' is offloaded to a disk, where it is read anew at every call; "
                     "load the model with its weights in memory (cpu_offload without a folder)."
                 )
-            found[name] = value
-    return found
+            tensors[name] = value
+    return tensors
 
 
 def _on_disk(held: Any) -> bool:
@@ -369,17 +369,17 @@ def batch_gradient(
     """The gradient of the sum over one batch at the weights held, and its weight."""
     placed, ranks = objective.placed, objective.collective_ranks
     assert placed is not None
-    found = objective.total(batch)
+    total = objective.total(batch)
     share = 0.0 if objective.idling else 1.0
     # Backward passes stay within the range of any dtype: sums are divided by what is typical.
-    typical = found.scale if ranks is None else max(ranks.gather(found.scale))
-    if not found.sum.requires_grad:
-        return dict.fromkeys(placed.slots), share * found.weight
+    typical = total.scale if ranks is None else max(ranks.gather(total.scale))
+    if not total.sum.requires_grad:
+        return dict.fromkeys(placed.slots), share * total.weight
     with wrap_errors("the gradient of `loss`", "look at its backward pass."):
         count = 1 if ranks is None else ranks.size
-        parts = placed.gradients(found.sum * (share / typical), count)
+        parts = placed.gradients(total.sum * (share / typical), count)
     scaled = {n: None if part is None else part * typical for n, part in parts.items()}
-    return scaled, share * found.weight
+    return scaled, share * total.weight
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -157,12 +157,12 @@ def _matches(model: nn.Module, pattern: str, every: dict[str, Tensor]) -> list[s
         for name, value in model.named_parameters(remove_duplicate=False)
         if id(value) in first
     }
-    found = [alias[name] for name in alias if fnmatch.fnmatchcase(name, pattern)]
-    if not found:
+    matches = [alias[name] for name in alias if fnmatch.fnmatchcase(name, pattern)]
+    if not matches:
         raise UnknownNameError(
             f"`params`: no parameter is called '{pattern}'{nearest(pattern, alias)}."
         )
-    return found
+    return matches
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

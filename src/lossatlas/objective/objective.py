@@ -267,9 +267,9 @@ class Objective:
         self.count = look.batches
         self.walk_seconds = look.seconds, self.device
         if self.is_checked:
-            found = check_reach(self)
-            self.checks |= {"reach": found.check, "state": state_check(self)}
-            self.unused, self.cut = found.unused, found.cut
+            reached = check_reach(self)
+            self.checks |= {"reach": reached.check, "state": state_check(self)}
+            self.unused, self.cut = reached.unused, reached.cut
 
     def forget_data(self) -> None:
         """Let the digest of the data be taken anew."""
@@ -438,12 +438,12 @@ class Objective:
             StructureError: names or shapes differ from `.params`.
         """
         if self.shared is None:
-            found = self._moments(metrics, params)
+            moments = self._moments(metrics, params)
         else:
             local = self.shared.local
             ranks = self.shared.ranks
-            found = merge(ranks.share(lambda: local._moments(metrics, params), at=params))
-        return dict(zip(("loss", *metrics), found.estimates(), strict=True))
+            moments = merge(ranks.share(lambda: local._moments(metrics, params), at=params))
+        return dict(zip(("loss", *metrics), moments.estimates(), strict=True))
 
     def _moments(self, metrics: Mapping[str, Loss], params: Params | None) -> Moments:
         moments = Moments(1, 1 + len(metrics))
@@ -505,11 +505,11 @@ class Objective:
 
     def _all_pairs(self, params: Params | None) -> Weighted:
         with torch.no_grad():
-            found = self.with_params(params, self._walk_pairs)
+            pairs = self.with_params(params, self._walk_pairs)
         none = Weighted(
             torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
         )
-        sums, weights = zip(none, *found, strict=True)
+        sums, weights = zip(none, *pairs, strict=True)
         return Weighted(torch.cat(sums), torch.cat(weights))
 
     def _walk_pairs(self) -> list[Weighted]:
@@ -558,26 +558,26 @@ class Objective:
 
         def walk() -> list[tuple[float, bool]]:
             return [
-                (found.weight, self._add_gradient(found, leaves, total))
-                for found in map(self.total, self.iter_batches())
+                (batch_total.weight, self._add_gradient(batch_total, leaves, total))
+                for batch_total in map(self.total, self.iter_batches())
             ]
 
         with torch.enable_grad():
-            found = self.with_params({**leaves, **here.buffers}, walk)
-        return total, sum(weight for weight, _ in found), any(reached for _, reached in found)
+            parts = self.with_params({**leaves, **here.buffers}, walk)
+        return total, sum(weight for weight, _ in parts), any(reached for _, reached in parts)
 
     def _add_gradient(
-        self, found: Total, leaves: dict[str, Tensor], total: dict[str, Tensor]
+        self, batch_total: Total, leaves: dict[str, Tensor], total: dict[str, Tensor]
     ) -> bool:
         # Whether the loss of this batch depends on any leaf: it may be of other experts.
-        mean = found.mean
+        mean = batch_total.mean
         if not mean.requires_grad:
             return False
         with wrap_errors(f"the gradient of `loss`{_left(self.volatile.names)}", _DERIVATIVE):
             parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
         for name, part in zip(leaves, parts, strict=True):
             if part is not None:
-                total[name].add_(part, alpha=found.scale)
+                total[name].add_(part, alpha=batch_total.scale)
         # Without checks it is not known which parameters are unused.
         return not self.is_checked or any(part is not None for part in parts)
 
@@ -650,12 +650,12 @@ class Objective:
 
     def holders(self) -> list[object]:
         """What may change attributes of its own in a pass: modules, and the loss."""
-        found: list[object] = list(self.model.modules())
+        modules: list[object] = list(self.model.modules())
         for module in self.loss_modules:
-            found.extend(module.modules())
+            modules.extend(module.modules())
         if not isinstance(self.loss, nn.Module) and hasattr(self.loss, "__dict__"):
-            found.append(self.loss)
-        return found
+            modules.append(self.loss)
+        return modules
 
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
         """Run `call` while the model holds `params` and copies of its buffers."""
@@ -798,8 +798,8 @@ class Objective:
         """The loss of one batch at the weights swapped in."""
         if self.needs_gradients and not torch.is_grad_enabled():
             with torch.enable_grad():
-                found: Measured = cut_off(self._measured(batch))
-                return found
+                measured: Measured = cut_off(self._measured(batch))
+                return measured
         return self._measured(batch)
 
     def _measured(self, batch: Batch) -> Measured:

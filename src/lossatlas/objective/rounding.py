@@ -100,28 +100,28 @@ class Rounding:
             try:
                 mean = self._line.mean()
                 slopes = torch.autograd.grad(mean, seen.outputs, allow_unused=True)
-                found = _length([v for v in slopes if v is not None])
+                length = _length([v for v in slopes if v is not None])
             # Whatever a criterion of others does with outputs of zero.
             except Exception:
-                found = 0.0
+                length = 0.0
         most = max(1.0, seen.size) / math.sqrt(self._examples)
-        return min(found, most) if found > 0 and math.isfinite(found) else most
+        return min(length, most) if length > 0 and math.isfinite(length) else most
 
     @contextmanager
     def _watched(self, *, zero: bool = False) -> Iterator["_Seen"]:
         seen, model = _Seen(), self._line.objective.model
 
         def note(module: nn.Module, _inputs: object, output: Any) -> Any:
-            found = [v for v in tensors(output) if v.is_floating_point()]
-            seen.last = found or seen.last
+            outputs = [v for v in tensors(output) if v.is_floating_point()]
+            seen.last = outputs or seen.last
             if module is not model:
                 return output
             if zero:
-                numbers = sum(v.numel() for v in found)
-                seen.size = max(seen.size, _length(found) / math.sqrt(numbers or 1))
+                numbers = sum(v.numel() for v in outputs)
+                seen.size = max(seen.size, _length(outputs) / math.sqrt(numbers or 1))
                 output = map_tensors(_zero, output)
-                found = [v for v in tensors(output) if v.requires_grad]
-            seen.outputs += found
+                outputs = [v for v in tensors(output) if v.requires_grad]
+            seen.outputs += outputs
             return output
 
         handle = register_module_forward_hook(note)

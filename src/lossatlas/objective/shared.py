@@ -44,10 +44,10 @@ def checked_by_all(model: object, group: Any, check: Callable[[], T]) -> T:
     groups = [] if group is None else [Ranks(group)]
     if isinstance(model, nn.Module) and is_initialized() and is_collective(model):
         groups += sharding_groups(model)
-    found: list[T] = []
+    results: list[T] = []
     error: Exception | None = None
     try:
-        found.append(check())
+        results.append(check())
     except Exception as failure:
         error = failure
     # First all are told, then all stop: those of one group may be waited for in another.
@@ -58,7 +58,7 @@ def checked_by_all(model: object, group: Any, check: Callable[[], T]) -> T:
         raise RankError(
             f"another process of the group cannot be measured ({told}); mend it there."
         )
-    return found[0]
+    return results[0]
 
 
 def ran_out_somewhere(model: nn.Module, ranks: Ranks | None, here: bool) -> bool:
@@ -172,10 +172,10 @@ class Shared:
         for rank in range(self.ranks.size):
             own = iter(_walk(self.own)) if self.ranks.rank == rank else iter(())
             while True:
-                found = self.ranks.share(lambda own=own: _on_host(next(own, None)))[rank]  # type: ignore[misc]
-                if found is None:
+                batch = self.ranks.share(lambda own=own: _on_host(next(own, None)))[rank]  # type: ignore[misc]
+                if batch is None:
                     break
-                yield found
+                yield batch
 
     def common(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """Batches that all processes were given alike."""
@@ -253,16 +253,16 @@ class Shared:
         at: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], float, bool]:
         """Sums of gradients over all processes, their weight, whether anything was reached."""
-        found: list[dict[str, Tensor]] = []
+        sums: list[dict[str, Tensor]] = []
 
         def run() -> tuple[float, bool]:
             total, weight, reached = call()
-            found.append(total)
+            sums.append(total)
             return weight, reached
 
         told = self.ranks.share(run, at)
-        self.ranks.add(*found[0].values())
-        return found[0], sum(weight for weight, _ in told), any(reached for _, reached in told)
+        self.ranks.add(*sums[0].values())
+        return sums[0], sum(weight for weight, _ in told), any(reached for _, reached in told)
 
     def fingerprint(self, data: str) -> str:
         """A digest of all shares, in the order of the processes."""

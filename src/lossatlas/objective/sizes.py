@@ -22,11 +22,11 @@ _SAY = (
 def said_size(size: Size, batch: Batch) -> float:
     """What the user's `size=` says of a batch."""
     with wrap_errors("`size`", "it is called as size(batch).", ArgumentError):
-        found: Any = size(batch)
-    single = isinstance(found, Tensor) and found.numel() == 1
-    number = float(found) if single or isinstance(found, int | float) else math.nan
+        stated: Any = size(batch)
+    single = isinstance(stated, Tensor) and stated.numel() == 1
+    number = float(stated) if single or isinstance(stated, int | float) else math.nan
     if not math.isfinite(number) or number <= 0:
-        shown = tuple(found.shape) if isinstance(found, Tensor) and not single else found
+        shown = tuple(stated.shape) if isinstance(stated, Tensor) and not single else stated
         raise ArgumentError(
             f"`size` must give how many examples a batch holds, a number above 0; got {shown}."
         )

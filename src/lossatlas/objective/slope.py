@@ -79,10 +79,10 @@ def _integrated(objective: "Objective", gaps: list["_Gap"], middle: "_Gap") -> C
     best = {gap.number: gap for gap in sorted(gaps, key=_suitable, reverse=True)}
     worst = sorted(best.values(), key=lambda gap: -gap.size)[:_ENOUGH]
     with shared_lines(objective) as lines:
-        found = [_integral(lines[gap.number], gap, lines.usual) for gap in worst]
-    if any(size > max(_FAR + gap.noise, 2 * bound) for gap, size, bound in found):
+        integrals = [_integral(lines[gap.number], gap, lines.usual) for gap in worst]
+    if any(size > max(_FAR + gap.noise, 2 * bound) for gap, size, bound in integrals):
         return Check("gradient", FAILED, middle.size, f"{middle}: it is a surrogate")
-    size = max(size for _, size, _ in found)
+    size = max(size for _, size, _ in integrals)
     if size > AGREE:
         return Check("gradient", UNKNOWN, size, _KINKS)
     told = "the integral of its slope across kinks equals differences of values"
@@ -111,8 +111,8 @@ def _integral(line: Line, gap: "_Gap", usual: float) -> tuple["_Gap", float, flo
 
 def _stationary(gaps: list["_Gap"]) -> bool:
     # At a minimum a central difference is of the order of its step squared, and no slope.
-    found = [abs(gap.found) for gap in gaps]
-    return not any(gap.slope for gap in gaps) and min(found) < 1e-2 * max(found)
+    slopes = [abs(gap.found) for gap in gaps]
+    return not any(gap.slope for gap in gaps) and min(slopes) < 1e-2 * max(slopes)
 
 
 @dataclass(frozen=True)

@@ -395,8 +395,8 @@ class Moments:
             # A mean of k examples has 1 / k^2 of the third moment of one.
             scale = np.where(self._pairs, 1.0, np.sqrt(self._count / self._weight))
             together = self._cross - step * self._seconds
-            found = scale * cubes / spread**1.5 - 3 * together / self._weight / spread**0.5
-        return np.where(np.isfinite(found) & (self._count > 2), found, 0.0)
+            adjusted = scale * cubes / spread**1.5 - 3 * together / self._weight / spread**0.5
+        return np.where(np.isfinite(adjusted) & (self._count > 2), adjusted, 0.0)
 
     def leverage(self) -> NDArray[np.float64]:
         """The largest share of the variance that one unit carries.
@@ -455,8 +455,8 @@ def _why_no_error(value: float, samples: int, unit: str) -> str | None:
 
 def _numbers(values: Tensor) -> NDArray[np.float64]:
     # Wide only here: some devices have no float64.
-    found: NDArray[np.float64] = values.detach().cpu().double().numpy()
-    return found
+    array: NDArray[np.float64] = values.detach().cpu().double().numpy()
+    return array
 
 
 def _is_far(value: Tensor) -> bool:
@@ -522,10 +522,10 @@ def _joined(run: list[_Waiting]) -> _Waiting:
 
 def _copied(values: Sequence[Tensor]) -> list[Tensor]:
     # One copy a type, whatever the number of tensors.
-    found: dict[int, Tensor] = {}
+    copies: dict[int, Tensor] = {}
     for kind in dict.fromkeys((value.dtype, value.device) for value in values):
         places = [k for k, value in enumerate(values) if (value.dtype, value.device) == kind]
         flat = torch.cat([values[k].reshape(-1) for k in places]).cpu()
         parts = torch.split(flat, [values[k].numel() for k in places])
-        found |= {k: p.view(values[k].shape) for k, p in zip(places, parts, strict=True)}
-    return [found[k] for k in range(len(values))]
+        copies |= {k: p.view(values[k].shape) for k, p in zip(places, parts, strict=True)}
+    return [copies[k] for k in range(len(values))]

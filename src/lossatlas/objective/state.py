@@ -37,12 +37,12 @@ _Container = list[Any] | dict[Any, Any] | set[Any] | deque[Any]
 def modules_of_loss(loss: object, model: nn.Module) -> tuple[nn.Module, ...]:
     """The modules that a loss holds: itself, its attributes, what its function captures."""
     own = set(map(id, model.modules()))
-    found = {
+    modules = {
         id(value): value
         for value in _held(loss)
         if isinstance(value, nn.Module) and id(value) not in own
     }
-    return tuple(found.values())
+    return tuple(modules.values())
 
 
 def _held(loss: object) -> Iterator[object]:

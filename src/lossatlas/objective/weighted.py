@@ -117,8 +117,8 @@ def check_pairs(pairs: Weighted) -> Weighted:
     sums, weights = pairs
     wanted = "la.Weighted must hold two tensors of shape (examples,), sums and weights"
     if not isinstance(sums, Tensor) or not isinstance(weights, Tensor):
-        found = type(weights if isinstance(sums, Tensor) else sums).__name__
-        raise LossError(f"{wanted}; got {found}.")
+        kind = type(weights if isinstance(sums, Tensor) else sums).__name__
+        raise LossError(f"{wanted}; got {kind}.")
     if sums.ndim != 1 or sums.shape != weights.shape:
         raise LossError(f"{wanted}; got shapes {tuple(sums.shape)}, {tuple(weights.shape)}.")
     if not sums.is_floating_point() or weights.is_complex():

@@ -24,8 +24,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def placements(tensor: Tensor) -> Sequence[Any]:
     """How a tensor lies on the processes, one placement a mesh axis; empty if it is whole."""
-    found: Sequence[Any] = getattr(tensor, "placements", ())
-    return found
+    placements: Sequence[Any] = getattr(tensor, "placements", ())
+    return placements
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -131,10 +131,10 @@ def certain_basins(
         return CertainBasins(none, nothing, nothing, confidence, reason, share)
     band = _band(field, confidence)
     lower, upper = field.values - band, field.values + band
-    found = image_persistence(upper, lower, field.finite, connectivity)
+    images = image_persistence(upper, lower, field.finite, connectivity)
     heights = grid_basins(lower, field.finite, connectivity).heights
-    minima = np.array(list(found.values()), dtype=np.int64)
-    deaths = np.array([heights[e] if kind == 0 else np.inf for kind, e in found])
+    minima = np.array(list(images.values()), dtype=np.int64)
+    deaths = np.array([heights[e] if kind == 0 else np.inf for kind, e in images])
     births = upper.ravel()[minima]
     order = np.lexsort((minima, births))
     return CertainBasins(minima[order], births[order], deaths[order], confidence, "", share)

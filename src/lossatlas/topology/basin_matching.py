@@ -225,12 +225,12 @@ def _standing_together(first: Floats, second: Floats, basins: Basins) -> list[Pa
     held: list[Pair] = list(zip(*lowest, strict=True))
     merges = elder_rule(count, basins.first, basins.second)
     steps = zip(merges.ended, merges.into, basins.heights[merges.edge], strict=True)
-    found = []
+    pairs = []
     for young, old, height in steps:
         closed, held[old] = _meet([held[young], held[old]], levels, height)
-        found += closed
+        pairs += closed
     lasting = np.setdiff1d(np.arange(count), merges.ended)
-    return found + [held[n] for n in lasting if max(held[n]) < size]
+    return pairs + [held[n] for n in lasting if max(held[n]) < size]
 
 
 def _meet(sides: list[Pair], levels: list[Floats], height: float) -> tuple[list[Pair], Pair]:

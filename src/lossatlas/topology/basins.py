@@ -73,8 +73,8 @@ def grid_basins(
     low, high = (part[order].astype(np.int64) for part in (low, high))
     labels = labels.astype(np.int64)
     ends = np.stack([low, high], axis=1)
-    found = Basins(labels, minima, labels[low], labels[high], ends, flat[high])
-    return merge_plateaus(found, flat[minima])
+    basins = Basins(labels, minima, labels[low], labels[high], ends, flat[high])
+    return merge_plateaus(basins, flat[minima])
 
 
 def _followed(parent: Ints) -> Ints:
@@ -162,8 +162,8 @@ def lowest_saddles(count: int, labels: Ints, low: Ints, high: Ints, opening: Int
     first, second = labels[low], labels[high]
     pairs = np.minimum(first, second).astype(np.int64) * count + np.maximum(first, second)
     np.minimum.at(lowest, pairs, keys)
-    found = np.sort(lowest[lowest < np.iinfo(np.int64).max])
-    return np.asarray(found % size)
+    saddles = np.sort(lowest[lowest < np.iinfo(np.int64).max])
+    return np.asarray(saddles % size)
 
 
 def _first_of_pairs(count: int, labels: Ints, low: Ints, high: Ints, order: Ints) -> Ints:

@@ -22,8 +22,8 @@ def grid_bars(
     # A box of d dimensions has no cycles of degree d or more; a torus has one of degree d.
     most = values.ndim + (len(periodic) > 0 and all(periodic))
     wanted = [k for k in dimensions if k < most]
-    found = _bars(values, connectivity, wanted, periodic) if wanted else {}
-    return [found.get(k, np.empty((0, 2))) for k in dimensions]
+    bars = _bars(values, connectivity, wanted, periodic) if wanted else {}
+    return [bars.get(k, np.empty((0, 2))) for k in dimensions]
 
 
 def _bars(
@@ -31,12 +31,12 @@ def _bars(
 ) -> dict[int, Floats]:
     if values.ndim == 2 and not any(periodic):
         return _plane_bars(values, connectivity, wanted)
-    found = {0: degree_zero(values, connectivity, periodic)} if 0 in wanted else {}
+    bars = {0: degree_zero(values, connectivity, periodic)} if 0 in wanted else {}
     higher = [k for k in wanted if k > 0]
     if not higher:
-        return found
+        return bars
     complex_ = cubical_complex(values, connectivity, periodic, higher)
-    return found | {
+    return bars | {
         k: _longer_than_zero(complex_.persistence_intervals_in_dimension(k).reshape(-1, 2))
         for k in higher
     }
@@ -85,8 +85,8 @@ def _rectangle_route() -> Callable[[Floats], Sequence[Floats]] | None:
 
     def wrapped(values: Floats) -> Sequence[Floats]:
         route = CubicalPersistence([0, 1], input_type="top_dimensional_cells")
-        found: Sequence[Floats] = route.fit_transform([values])[0]
-        return found
+        pairs: Sequence[Floats] = route.fit_transform([values])[0]
+        return pairs
 
     try:
         # What it calls in the end: scikit-learn and joblib around it take three times as long
@@ -98,8 +98,8 @@ def _rectangle_route() -> Callable[[Floats], Sequence[Floats]] | None:
     def direct(values: Floats) -> Sequence[Floats]:
         if min(values.shape) < _RECTANGLE:
             return wrapped(values)
-        found: Sequence[Floats] = _persistence_on_rectangle_from_top_cells(values, 0.0)
-        return found
+        pairs: Sequence[Floats] = _persistence_on_rectangle_from_top_cells(values, 0.0)
+        return pairs
 
     return direct
 
@@ -138,11 +138,11 @@ def cubical_complex(
         ) from None
     place = "top_dimensional_cells" if connectivity == "full" else "vertices"
     if any(periodic):
-        found = gudhi.PeriodicCubicalComplex(**{place: values}, periodic_dimensions=periodic)
+        cells = gudhi.PeriodicCubicalComplex(**{place: values}, periodic_dimensions=periodic)
     else:
-        found = gudhi.CubicalComplex(**{place: values})
-    found.compute_persistence(min_persistence=0.0)
-    return found
+        cells = gudhi.CubicalComplex(**{place: values})
+    cells.compute_persistence(min_persistence=0.0)
+    return cells
 
 
 def _longer_than_zero(bars: Floats) -> Floats:
@@ -177,11 +177,11 @@ class GridPlaces:
         places = np.full((births.size, 2), _NOWHERE, dtype=np.int64)
         for degree in np.unique(dimensions).tolist():
             rows = np.flatnonzero(dimensions == degree)
-            found = self._pairs(degree)
-            levels = np.append(self.values.ravel(), np.inf)[found]
-            found = found[levels[:, 1] > levels[:, 0]]
-            levels = np.append(self.values.ravel(), np.inf)[found]
-            places[rows[np.lexsort((deaths[rows], births[rows]))]] = found[
+            pairs = self._pairs(degree)
+            levels = np.append(self.values.ravel(), np.inf)[pairs]
+            pairs = pairs[levels[:, 1] > levels[:, 0]]
+            levels = np.append(self.values.ravel(), np.inf)[pairs]
+            places[rows[np.lexsort((deaths[rows], births[rows]))]] = pairs[
                 np.lexsort((levels[:, 1], levels[:, 0]))
             ]
         return self._coordinates(places[:, 0]), self._coordinates(places[:, 1])
@@ -229,12 +229,12 @@ class GridPlaces:
         return flat
 
     def _coordinates(self, flat: Ints) -> Floats:
-        found = np.full((flat.size, self.values.ndim), np.nan)
+        coordinates = np.full((flat.size, self.values.ndim), np.nan)
         there = flat != _NOWHERE
         index = np.unravel_index(flat[there], self.values.shape)
         for axis, steps in enumerate(index):
-            found[there, axis] = self.axes[axis][steps] if self.axes else steps
-        return found
+            coordinates[there, axis] = self.axes[axis][steps] if self.axes else steps
+        return coordinates
 
 
 def _ends(basins: Basins) -> Ints:

@@ -32,8 +32,8 @@ def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = Non
     ends = torch.stack([low, high], dim=1)
     first, second = labels[low], labels[high]
     numbers = (part.cpu().numpy() for part in (labels, minima, first, second, ends))
-    found = Basins(*numbers, on_host(flat[high]))  # type: ignore[call-arg]
-    return _thinned(merge_plateaus(found, on_host(flat[minima])))
+    basins = Basins(*numbers, on_host(flat[high]))  # type: ignore[call-arg]
+    return _thinned(merge_plateaus(basins, on_host(flat[minima])))
 
 
 def _thinned(basins: Basins) -> Basins:
@@ -81,12 +81,12 @@ def _lowest_saddles(
     labels: Tensor, rank: Tensor, count: int, connectivity: str
 ) -> tuple[Tensor, Tensor]:
     index = torch.arange(labels.numel(), device=labels.device).reshape(labels.shape)
-    found = []
+    saddles = []
     for here, there in edge_slices(labels.ndim, connectivity):
         a, b = labels[here], labels[there]
         crossing = (a != b) & (a >= 0) & (b >= 0)
-        found.append(torch.stack([index[here][crossing], index[there][crossing]]))
-    u, v = torch.cat(found, dim=1)
+        saddles.append(torch.stack([index[here][crossing], index[there][crossing]]))
+    u, v = torch.cat(saddles, dim=1)
     low, high = torch.where(rank[u] < rank[v], u, v), torch.where(rank[u] < rank[v], v, u)
     ascending = rank[high].argsort(stable=True)
     low, high = low[ascending], high[ascending]

@@ -232,5 +232,5 @@ def graph_basins(source: Graph) -> Basins:
     low, high, numbers = low[saddles], high[saddles], numbers[saddles]
     bridges = np.stack([low, high], axis=1)
     heights = source.heights[numbers]
-    found = Basins(labels, minima, labels[low], labels[high], bridges, heights, numbers)
-    return merge_plateaus(found, source.values[minima])
+    basins = Basins(labels, minima, labels[low], labels[high], bridges, heights, numbers)
+    return merge_plateaus(basins, source.values[minima])

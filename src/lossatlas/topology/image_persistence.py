@@ -20,14 +20,14 @@ def image_persistence(
     pairs = elder_rule(count, age[basins.first], age[basins.second])
     node = np.argsort(age)
     ended, into = node[pairs.ended], node[pairs.into]
-    found = {
+    images = {
         (0, int(edge)): int(earliest[n])
         for edge, n in zip(pairs.edge, ended, strict=True)
         if born[n] < basins.heights[edge]
     }
     part = _parts(count, ended, into)
     lasting = np.setdiff1d(np.arange(count), ended)
-    return found | {(1, int(part[n])): int(earliest[n]) for n in lasting if born[n] < np.inf}
+    return images | {(1, int(part[n])): int(earliest[n]) for n in lasting if born[n] < np.inf}
 
 
 def earliest_points(values: Floats, labels: Ints, count: int) -> Ints:

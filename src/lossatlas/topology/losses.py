@@ -76,8 +76,8 @@ def _ridges_matched(first: Floats, second: Floats, connectivity: str) -> Places:
     common = np.maximum(first, second)
     everywhere = np.ones(common.shape, dtype=bool)
     ends = [
-        {place: key[1] for key, place in found.items() if key[0] == 0}
-        for found in (
+        {place: key[1] for key, place in places.items() if key[0] == 0}
+        for places in (
             image_persistence(common, f, everywhere, connectivity) for f in (first, second)
         )
     ]

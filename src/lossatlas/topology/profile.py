@@ -137,13 +137,13 @@ def _width(component: _Component) -> float:
     return float(component.points.size)
 
 
-def _place(root: _Component, center: float, found: list[Silhouette]) -> None:
+def _place(root: _Component, center: float, silhouettes: list[Silhouette]) -> None:
     todo = [(root, center, 0)]
     while todo:
         component, middle, inside = todo.pop()
         top = component.end if component.end < np.inf else component.points[-1]
         levels = np.append(component.points, top)
-        found.append(Silhouette(component.minimum, middle, levels, inside))
+        silhouettes.append(Silhouette(component.minimum, middle, levels, inside))
         left = middle - sum(map(_width, component.children))
         for child in sorted(component.children, key=_width, reverse=True):
             todo.append((child, left + _width(child), inside + 1))

@@ -103,8 +103,10 @@ def _higher_bars(matrix: Floats, dimensions: list[int], reach: float) -> dict[in
     route = RipsPersistence(
         dimensions, threshold=reach, input_type="full distance matrix", num_collapses=0
     )
-    found = route.fit_transform([matrix])[0]
-    return {k: bars[bars[:, 1] > bars[:, 0]] for k, bars in zip(dimensions, found, strict=True)}
+    diagrams = route.fit_transform([matrix])[0]
+    return {
+        k: bars[bars[:, 1] > bars[:, 0]] for k, bars in zip(dimensions, diagrams, strict=True)
+    }
 
 
 def spanning_edges(distances: Floats) -> Ints:

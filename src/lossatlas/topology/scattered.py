@@ -103,8 +103,8 @@ def _delaunay(points: Floats) -> Ints:
 def _nearest(points: Floats, neighbors: int) -> Ints:
     if neighbors == 0:
         return np.empty((0, 2), dtype=np.int64)
-    _, found = scipy.spatial.cKDTree(points).query(points, k=neighbors + 1)
-    edges = np.stack([np.repeat(found[:, 0], neighbors), found[:, 1:].ravel()], axis=1)
+    _, indices = scipy.spatial.cKDTree(points).query(points, k=neighbors + 1)
+    edges = np.stack([np.repeat(indices[:, 0], neighbors), indices[:, 1:].ravel()], axis=1)
     edges = np.unique(np.sort(edges, axis=1), axis=0)
     while (parts := _parts(edges, len(points))).max() > 0:
         edges = np.concatenate([edges, _bridges(points, parts)])
@@ -121,10 +121,10 @@ def _parts(edges: Ints, count: int) -> Ints:
 def _bridges(points: Floats, parts: Ints) -> Ints:
     # The shortest edge out of every part but the largest: a round of Boruvka's algorithm.
     largest = np.bincount(parts).argmax()
-    found = []
+    bridges = []
     for part in np.unique(parts[parts != largest]):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
         distance, nearest = scipy.spatial.cKDTree(points[outside]).query(points[inside])
         best = distance.argmin()
-        found.append((inside[best], outside[nearest[best]]))
-    return np.array(found, dtype=np.int64)
+        bridges.append((inside[best], outside[nearest[best]]))
+    return np.array(bridges, dtype=np.int64)

@@ -89,12 +89,12 @@ def build_loss(
             f"got {spec!r}{nearest(spec, CRITERIA)}."
         )
     call = parse_call("loss", spec)
-    found = find_factory("loss", call.name)
-    if inspect.isclass(found) or call.args or call.options:
+    factory = find_factory("loss", call.name)
+    if inspect.isclass(factory) or call.args or call.options:
         with wrap_errors(f"`loss`: '{spec}'", "look at its arguments.", ArgumentError):
-            made: Callable[..., Tensor] = found(*call.args, **call.options)
+            made: Callable[..., Tensor] = factory(*call.args, **call.options)
         return made
-    return found
+    return factory
 
 
 def as_loss(loss: str | Criterion | Loss | None, task: str = "classification") -> Loss:

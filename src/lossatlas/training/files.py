@@ -7,20 +7,20 @@ from lossatlas.errors import FileError
 
 def existing_file(path: str | Path, what: str) -> Path:
     """Require a file."""
-    found = Path(path).expanduser()
-    if found.is_dir():
-        raise FileError(f"'{found}' is a folder; give the path of {what}.")
-    if not found.is_file():
-        raise FileError(f"there is no file '{found}'; give the path of {what}.")
-    return found
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise FileError(f"'{file}' is a folder; give the path of {what}.")
+    if not file.is_file():
+        raise FileError(f"there is no file '{file}'; give the path of {what}.")
+    return file
 
 
 def existing_folder(path: str | Path, what: str) -> Path:
     """Require a folder."""
-    found = Path(path).expanduser()
-    if not found.is_dir():
-        raise FileError(f"there is no folder '{found}'; give the path of {what}.")
-    return found
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise FileError(f"there is no folder '{folder}'; give the path of {what}.")
+    return folder
 
 
 def reason(error: BaseException) -> str:

@@ -109,15 +109,15 @@ def find_factory(argument: str, spec: str) -> Callable[..., Any]:
         if place.endswith(".py")
         else _import_name(argument, place)
     )
-    found = getattr(module, name, None)
-    if found is None:
+    factory = getattr(module, name, None)
+    if factory is None:
         raise UnknownNameError(
             f"`{argument}`: '{place}' has no '{name}'{nearest(name, vars(module))}."
         )
-    if not callable(found):
-        kind = type(found).__name__
+    if not callable(factory):
+        kind = type(factory).__name__
         raise ArgumentError(f"`{argument}` must name a function; '{spec}' is of type {kind}.")
-    return found  # type: ignore[no-any-return]
+    return factory  # type: ignore[no-any-return]
 
 
 def _import_name(argument: str, name: str) -> ModuleType:

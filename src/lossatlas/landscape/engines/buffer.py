@@ -95,11 +95,11 @@ def _flat(params: Params, names: list[str], channels_last: frozenset[str]) -> Te
             o, i, h, w = value.shape
             target = piece.view(o, h, w, i).permute(0, 3, 1, 2)
         if isinstance(params, RandomDirection) and name not in channels_last:
-            found = params.whole(name, out=target)
+            moved = params.whole(name, out=target)
         else:
-            found = params[name]
-        if found is not target:
-            target.copy_(found)
+            moved = params[name]
+        if moved is not target:
+            target.copy_(moved)
     return flat
 
 

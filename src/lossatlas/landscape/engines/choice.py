@@ -126,14 +126,14 @@ def select(task: Task, name: str, corner: Array, company: Array | None = None) -
     if ranks is None:
         return _select(task, name, corner, company)
     alone = replace(task, objective=task.objective.sampled)
-    found = ranks.together(lambda: _select(alone, name, corner, company).engine.name)
+    engine_name = ranks.together(lambda: _select(alone, name, corner, company).engine.name)
     # Processes that would choose differently all take what serves everything.
-    found = found if len(set(ranks.gather(found))) == 1 else "plain"
+    engine_name = engine_name if len(set(ranks.gather(engine_name))) == 1 else "plain"
     shared = task.shared()
-    own = "plain" if task.objective.has_no_share else found
+    own = "plain" if task.objective.has_no_share else engine_name
     engine = ranks.together(lambda: build(shared, own))
     # All evaluate the same points together, whatever the size of their batches.
-    engine.name, engine.chunk = found, min(ranks.gather(engine.chunk))
+    engine.name, engine.chunk = engine_name, min(ranks.gather(engine.chunk))
     return Choice(engine, at_origin(shared)[0])
 
 
@@ -172,14 +172,14 @@ def _select(task: Task, name: str, corner: Array, company: Array) -> Choice:
     for candidate in candidates:
         if candidate == "plain":
             break
-        found = _agreeing(task, candidate, points, look, wanted=name)
-        if not isinstance(found, str):
-            return found
+        choice = _agreeing(task, candidate, points, look, wanted=name)
+        if not isinstance(choice, str):
+            return choice
         if name != "auto":
             raise ArgumentError(
-                f'engine="{name}" cannot serve this model ({found}); use engine="auto".'
+                f'engine="{name}" cannot serve this model ({choice}); use engine="auto".'
             )
-        logger.info("engine %s left out: %s", candidate, found)
+        logger.info("engine %s left out: %s", candidate, choice)
     _check_plain(task, slow, corner)
     return Choice(slow, look[0], {tuple(corner.tolist()): look[1]})
 

@@ -123,18 +123,18 @@ class MovedTensors:
         return self._scales.get((own, name), 1.0)
 
     def _by_blocks(self, name: str, point: Point) -> Tensor:
-        found = self._plane.origin[name].detach().clone(memory_format=torch.contiguous_format)
-        rows = found if found.ndim > 1 else found.view(1, -1)
+        moved = self._plane.origin[name].detach().clone(memory_format=torch.contiguous_format)
+        rows = moved if moved.ndim > 1 else moved.view(1, -1)
         for axis, step in enumerate(point):
             direction = self._plane.directions[axis]
             if not step:
                 continue
             if not isinstance(direction, RandomDirection):
-                found.add_(direction[name], alpha=step)
+                moved.add_(direction[name], alpha=step)
                 continue
             for where, block in direction.blocks(name, scale=self._scale(axis, name)):
                 rows[where].add_(block, alpha=step)
-        return found
+        return moved
 
 
 def _sum(start: Tensor, steps: Point, lines: Sequence[Tensor]) -> Tensor:

@@ -76,11 +76,11 @@ def _piece(vector: Params, name: str, slot: Slot) -> Tensor:
     rows = slot.rows
     if not isinstance(vector, RandomDirection) or rows is None:
         return slot.piece(vector[name]).to(slot.memory)
-    found = torch.zeros_like(slot.memory)
-    target = found if found.ndim > 1 else found.view(1, -1)
+    piece = torch.zeros_like(slot.memory)
+    target = piece if piece.ndim > 1 else piece.view(1, -1)
     for where, block in vector.blocks(name, rows):
         target[where] = block.to(target)
-    return found
+    return piece
 
 
 def memory(task: Task) -> int:

@@ -51,5 +51,5 @@ def _depends(task: Task, batch: Batch, leaves: Params) -> bool:
     totals = [value.sum() for value in (loss, *outputs) if value.requires_grad]
     if not totals:
         return False
-    found = torch.autograd.grad(totals, list(leaves.values()), allow_unused=True)
-    return any(gradient is not None for gradient in found)
+    slopes = torch.autograd.grad(totals, list(leaves.values()), allow_unused=True)
+    return any(gradient is not None for gradient in slopes)

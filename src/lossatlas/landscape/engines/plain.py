@@ -79,8 +79,8 @@ class PlainEngine(Engine):
     def _first_look(self, corner: Array) -> Moments:
         task, moments = self.task, self.task.moments(2)
         with task.objective.session():
-            found = unmoved_modules(task.objective, task.plane)
-        watch = Watch(found) if found else None
+            unmoved = unmoved_modules(task.objective, task.plane)
+        watch = Watch(unmoved) if unmoved else None
         with torch.no_grad():
             for index, weights in enumerate((task.whole_origin, self.weights(corner))):
                 with task.objective.session():

@@ -44,9 +44,9 @@ class Unmoved:
     names: tuple[str, ...] = ()
     bytes: int = 0
 
-    def take(self, found: "Unmoved") -> None:
+    def take(self, unmoved: "Unmoved") -> None:
         """Become what was found: the engines of a task share one."""
-        self.names, self.bytes = found.names, found.bytes
+        self.names, self.bytes = unmoved.names, unmoved.bytes
 
 
 def unmoved_modules(objective: Objective, plane: Plane) -> dict[str, nn.Module]:
@@ -281,9 +281,9 @@ class Recall:
             each.missed += 1
             return
         kept = _rebuilt(output, copies=copies)
-        found = _flat(kept) or []
-        call = _Call(inputs, versions, kept, found, _versions(found), copies)
-        size = _bytes([*inputs, *found])
+        leaves = _flat(kept) or []
+        call = _Call(inputs, versions, kept, leaves, _versions(leaves), copies)
+        size = _bytes([*inputs, *leaves])
         if self._held + size > self._budget:
             # Batches beyond it are run anew at every point.
             return
@@ -314,26 +314,26 @@ def _bits(value: Tensor) -> Tensor:
 
 def _flat(value: Any, *, objects: bool = False) -> list[object] | None:
     # Tensors and plain values with the containers they are in; None for anything else.
-    found: list[object] = []
-    return found if _put(value, found, objects=objects) else None
+    leaves: list[object] = []
+    return leaves if _put(value, leaves, objects=objects) else None
 
 
-def _put(value: Any, found: list[object], *, objects: bool) -> bool:
+def _put(value: Any, leaves: list[object], *, objects: bool) -> bool:
     kind = type(value)
     if kind is tuple or kind is list:
-        found.append((kind.__name__, len(value)))
-        return all(_put(part, found, objects=objects) for part in value)
+        leaves.append((kind.__name__, len(value)))
+        return all(_put(part, leaves, objects=objects) for part in value)
     if kind is dict:
-        found.append(("dict", tuple(value)))
-        return all(_put(part, found, objects=objects) for part in value.values())
+        leaves.append(("dict", tuple(value)))
+        return all(_put(part, leaves, objects=objects) for part in value.values())
     if isinstance(value, Tensor):
-        found.append(value)
+        leaves.append(value)
         return kind in {Tensor, nn.Parameter} and _is_dense(value)
     # By-products that a pass of a language model collects, in an object of its own.
     if objects and any(k.__module__ == "transformers.cache_utils" for k in kind.__mro__):
-        found.append(kind.__name__)
+        leaves.append(kind.__name__)
         return True
-    found.append(value)
+    leaves.append(value)
     return isinstance(value, _PLAIN)
 
 

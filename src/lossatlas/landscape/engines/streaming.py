@@ -167,12 +167,12 @@ class StreamingEngine(Engine):
                 task.objective.swapped({}, run)
             return moments
 
-        found = columns(task.joined(walk))
+        values = columns(task.joined(walk))
         if watch is not None:
             fit = self._budget // 2 // max(1, watch.most)
             self._lanes = max(1, min(_MOST_LANES, fit)) if watch.clean else 1
             self.memory = self._moved.memory + self._lanes * watch.most
-        return found
+        return values
 
     def go_alone(self) -> bool:
         """Run one pass after another from here on; whether that changes anything."""

@@ -61,9 +61,9 @@ def sasp_cross_entropy(
     weight = check_weight("weight", weight)
     plain = kind == "ggn" and class_weights is None and label_smoothing == 0
     if plain and _is_usual(logits, features, targets, ignore_index):
-        found = _lean(logits, features, targets, weight, include_bias=include_bias)
-        if found is not None:
-            return found[0], found[2] / len(targets)
+        losses = _lean(logits, features, targets, weight, include_bias=include_bias)
+        if losses is not None:
+            return losses[0], losses[2] / len(targets)
     dense = kind == "fisher" or label_smoothing > 0 or targets.is_floating_point()
     rows = as_rows(
         logits,
@@ -217,10 +217,10 @@ class SASPCrossEntropy(nn.Module):
         plain = self.kind == "ggn" and weights is None and not self.label_smoothing
         if plain and _is_usual(logits, features, targets, self.ignore_index):
             bias = self.include_bias
-            found = _lean(logits, features, targets, weight, include_bias=bias)
-            if found is not None:
-                self._last[:] = [(found[1], found[2], len(targets))]
-                return found[0]
+            losses = _lean(logits, features, targets, weight, include_bias=bias)
+            if losses is not None:
+                self._last[:] = [(losses[1], losses[2], len(targets))]
+                return losses[0]
         total, penalty = sasp_cross_entropy(
             logits,
             features,

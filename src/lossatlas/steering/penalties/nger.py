@@ -118,13 +118,13 @@ def ntk_proxies(task_losses: Tensor, shared: Iterable[Tensor]) -> Tensor:
             "`task_losses` must have their graph and `shared` a tensor that requires a "
             f"gradient; got {len(moved)} such tensors."
         )
-    found = []
+    proxies = []
     for loss in task_losses:
         grads = torch.autograd.grad(loss, moved, retain_graph=True, allow_unused=True)
-        found.append(
+        proxies.append(
             sum((g.square().sum() for g in grads if g is not None), loss.new_zeros(()))
         )
-    return torch.stack(found).detach()
+    return torch.stack(proxies).detach()
 
 
 class NGERWeighter(nn.Module):

@@ -196,7 +196,7 @@ def _squared_length(bias: Tensor) -> Tensor:
 
 def _weights(model: nn.Module) -> Iterator[_Weight]:
     # Every trainable weight once, by its first place; an embedding's wherever it is used.
-    found: dict[tuple[int, ...], _Weight] = {}
+    weights: dict[tuple[int, ...], _Weight] = {}
     for prefix, module in model.named_modules():
         if ".parametrizations." in f".{prefix}.":
             continue
@@ -204,9 +204,9 @@ def _weights(model: nn.Module) -> Iterator[_Weight]:
             name = f"{prefix}.{attribute}" if prefix else attribute
             key = tuple(map(id, sources))
             weight = _Weight(name, module, attribute, _role(module, attribute))
-            if key not in found or isinstance(module, _EMBEDDINGS):
-                found[key] = weight
-    yield from found.values()
+            if key not in weights or isinstance(module, _EMBEDDINGS):
+                weights[key] = weight
+    yield from weights.values()
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
