@@ -93,7 +93,7 @@ class Choice:
         return {**self.seen, (0.0,) * self.engine.task.plane.dimension: self.center}
 
 
-def select(task: Task, name: str, corner: Array, company: Array | None = None) -> Choice:
+def select(task: Task, name: str, corner: Array) -> Choice:
     """The engine to use; a fast one only if it equals the plain loop on this very task.
 
     The rule: in place where the objective moves weights so; streaming where several copies of
@@ -105,9 +105,6 @@ def select(task: Task, name: str, corner: Array, company: Array | None = None) -
         task: what to evaluate.
         name: what the user asked for; "auto" for the rule.
         corner: a point to compare on beside the origin, shape (dimension,).
-        company: points far from both that a map evaluates anyway, shape (points, dimension);
-            engines that evaluate points side by side must give the same beside them. By
-            default eight times as far as `corner`, on both sides.
 
     Returns:
         The engine, with the quantities at the origin.
@@ -121,12 +118,10 @@ def select(task: Task, name: str, corner: Array, company: Array | None = None) -
     if task.objective.placed is not None or name == "in_place":
         return _in_place(task.shared(), name, corner)
     ranks = task.objective.ranks
-    if company is None:
-        company = np.stack([_FAR * corner, -_FAR * corner])
     if ranks is None:
-        return _select(task, name, corner, company)
+        return _select(task, name, corner)
     alone = replace(task, objective=task.objective.sampled)
-    engine_name = ranks.together(lambda: _select(alone, name, corner, company).engine.name)
+    engine_name = ranks.together(lambda: _select(alone, name, corner).engine.name)
     # Processes that would choose differently all take what serves everything.
     engine_name = engine_name if len(set(ranks.gather(engine_name))) == 1 else "plain"
     shared = task.shared()
@@ -157,7 +152,7 @@ def _in_place(task: Task, name: str, corner: Array) -> Choice:
     return Choice(engine, look[0])
 
 
-def _select(task: Task, name: str, corner: Array, company: Array) -> Choice:
+def _select(task: Task, name: str, corner: Array) -> Choice:
     candidates = _candidates(task) if name == "auto" else [name]
     if candidates == ["streaming"]:
         return _streaming(task, corner)
@@ -168,7 +163,7 @@ def _select(task: Task, name: str, corner: Array, company: Array) -> Choice:
     look = slow.first_look(corner)
     if corner.any():
         check_moves(task, look)
-    points = np.stack([np.zeros_like(corner), corner, *company])
+    points = np.stack([np.zeros_like(corner), corner])
     for candidate in candidates:
         if candidate == "plain":
             break
@@ -355,9 +350,8 @@ def _candidates(task: Task) -> list[str]:
 def _agreeing(
     task: Task, name: str, points: Array, look: Array, *, wanted: str
 ) -> Choice | str:
-    # The engine and what it gave, or the reason why not. The plain loop looked at the first
-    # points; the others keep them company where points are evaluated side by side: what is
-    # reduced over points would show.
+    # The engine and what it gave at points where the plain loop has looked, or the reason why
+    # not.
     against = _against(task, name)
     if against is not None:
         return against
@@ -369,15 +363,16 @@ def _agreeing(
             inner = engine.inner if isinstance(engine, HeldEngine) else engine
             if wanted == "auto" and isinstance(inner, BatchedEngine) and inner.drawback:
                 return inner.drawback
-            if not isinstance(inner, StackedEngine):
-                points = points[: len(look)]
-            fast = engine.evaluate(points)
+            if isinstance(inner, StackedEngine):
+                fast, worst = _in_company(engine, points, look)
+            else:
+                fast = engine.evaluate(points)
+                worst = _difference(fast, look)
     except _UNSUPPORTED as error:
         # Whatever a model, loss or metric does that vmap or folding does not support shows
         # here, once: the plain loop has been at the same points without a fault.
         cause = error if error.__cause__ is None else error.__cause__
         return ": ".join([type(cause).__name__, *str(cause).splitlines()[:1]])
-    worst = _difference(fast[: len(look)], look)
     if worst <= _tolerance(task):
         return Choice(
             engine, look[0], dict(zip(map(tuple, points.tolist()), fast, strict=True))
@@ -393,6 +388,15 @@ def _tolerance(task: Task) -> float:
     rounding = kernel_rounding(task.objective.model, value)
     coarse = rounding > torch.finfo(like.dtype).eps
     return max(TOLERANCE, rounding / 16) if coarse else TOLERANCE
+
+
+def _in_company(engine: Engine, points: Array, look: Array) -> tuple[Array, float]:
+    # Beside one point far away at a time: what is reduced over points would show. Points on
+    # both sides at once would balance one another.
+    far = _FAR * points[-1:]
+    fast = engine.evaluate(np.concatenate([points, far]))[: len(points)]
+    last = engine.evaluate(np.concatenate([points[-1:], -far]))[:1]
+    return fast, max(_difference(fast, look), _difference(last, look[-1:]))
 
 
 def _against(task: Task, name: str) -> str | None:
