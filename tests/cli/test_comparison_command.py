@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import lossatlas as la
 from cli.test_survey_command import call
 from lossatlas.cli.comparison import _both_maps
+from lossatlas.landscape.request import ESTIMATED_ANEW
 
 FACTORY = """import torch
 def plain():
@@ -146,6 +147,7 @@ def test_asked_for_running_statistics_are_estimated_anew_and_it_is_said(monkeypa
     assert found["mode"] == "recalibrated"
     assert any("were estimated anew from these data" in note for note in found["notes"])
     (saved,) = [note for note in found["notes"] if "as saved (mode eval)" in note]
+    assert [ESTIMATED_ANEW, saved] == found["sentences"][-2:]
     one, two = (f"{loss:.1f}" for loss in losses_with_own_statistics())
     assert f"the loss is {one}" in saved
     assert f"halfway and {two}" in saved
@@ -160,7 +162,9 @@ def test_each_checkpoint_keeps_its_own_statistics(monkeypatch, capsys):
     found = compared(monkeypatch, capsys, *files, "--model", "mine.py:normed")
     assert found["mode"] == "eval"
     assert any("interpolated between the checkpoints" in note for note in found["notes"])
-    assert any("With running statistics estimated anew" in note for note in found["notes"])
+    assert "with its own running statistics" in found["sentences"][-2]
+    assert found["sentences"][-1].startswith("With running statistics estimated anew")
+    assert found["sentences"][-1] in found["notes"]
     kept = la.load("comparison/comparison.nc")
     for k, (own, land) in enumerate(
         zip(losses_with_own_statistics(), (kept.first, kept.second), strict=True)

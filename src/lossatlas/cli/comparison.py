@@ -76,6 +76,7 @@ class _Pair:
     states: tuple[Params, Params]
     objective: Objective
     notes: tuple[str, ...]
+    otherwise: tuple[str, ...]
 
 
 def _loaded(settings: SubjectSettings, files: tuple[Path, ...]) -> _Pair:
@@ -94,8 +95,8 @@ def _loaded(settings: SubjectSettings, files: tuple[Path, ...]) -> _Pair:
         )
     _release(subject.model, differing)
     objective = subject.objective(settings.mode)
-    said = (*notes, *_otherwise(objective, first, second))
-    return _Pair(subject, files, (first, second), objective, said)
+    other = _otherwise(objective, first, second)
+    return _Pair(subject, files, (first, second), objective, tuple(notes), other)
 
 
 # Weights that differ move along the line, also where training would hold them.
@@ -138,11 +139,13 @@ def _signed(found: Comparison, pair: _Pair, title: str) -> Comparison:
     }
     settings: Mapping[str, object] = {**found.provenance.settings, **record}
     maps = {
-        name: replace(land, notes=(*pair.notes, *land.notes))
+        name: replace(land, notes=(*pair.notes, *pair.otherwise, *land.notes))
         for name in ("first", "second", "line")
         for land in [getattr(found, name)]
     }
-    return replace(found, **maps, provenance=replace(found.provenance, settings=settings))
+    record_of_both = replace(found.provenance, settings=settings)
+    statistics = (*found.statistics, *pair.otherwise)
+    return replace(found, **maps, provenance=record_of_both, statistics=statistics)
 
 
 # Both maps have one grid: its points are counted twice before they are known to be fewer.

@@ -40,6 +40,7 @@ from lossatlas.topology.mergetree import NO_SADDLE
 from lossatlas.weights.connect import connect
 from lossatlas.weights.connection import Excess
 from lossatlas.weights.paired import EQUAL, rounded_away
+from lossatlas.weights.statistics import statistics_notes
 
 _BARRIER = Reference(
     "loss barrier on the line between two networks",
@@ -83,6 +84,7 @@ class Comparison(Result):
             is that of the paired differences. None where the loss gives only means.
         seconds: wall time.
         provenance: seed, settings, fingerprints, versions.
+        statistics: sentences on which running statistics were used.
     """
 
     first: Landscape
@@ -96,6 +98,7 @@ class Comparison(Result):
     difference: Estimate | None = quantity("loss", default=None)
     seconds: float = quantity("s", default=0.0, compare=False)
     provenance: Provenance = field(default_factory=Provenance)
+    statistics: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, str]:
@@ -275,9 +278,10 @@ class Comparison(Result):
         yield from _interpolation(land, f"around {name}")
 
     def sentences(self) -> tuple[str, ...]:
-        """Which of the two is lower, the line between them, their basins."""
+        """Which of the two is lower, the line, basins; which running statistics were used."""
         files = (self.files,) if self.files else ()
-        return (*files, *self.line_sentences(), *self.basin_sentences())
+        said = (*self.line_sentences(), *self.basin_sentences())
+        return (*files, *said, *self.statistics)
 
     @property
     def files(self) -> str:
@@ -635,12 +639,11 @@ def compare(
     around = random_plane(objective, origin=first, seed=seed)
     chosen = suggest_span(objective, around).span if isinstance(span, str) else span
     common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options
-    maps = [
+    lands = (
         map_plane(objective, _moved(around, state), resume=ledger, **common)
         for state, ledger in zip(states, ledgers[:2], strict=True)
-    ]
-    if NO_STATISTICS in line.notes:
-        maps = [replace(land, notes=(*land.notes, NO_STATISTICS)) for land in maps]
+    )
+    maps = [_noted(land, line) for land in lands]
     diagrams = _diagrams(maps, connectivity, min_share)
     matching = _judged_as(diagrams, match_basins(*maps, connectivity=connectivity))
     return Comparison(
@@ -653,9 +656,15 @@ def compare(
         bottleneck=bottleneck(*diagrams, essential="keep"),
         wasserstein=wasserstein(*diagrams, essential="keep"),
         difference=paired_difference(objective, states[0], states[1]),
+        statistics=statistics_notes(objective, states, "points between"),
         seconds=time.monotonic() - started,
         provenance=maps[0].provenance,
     )
+
+
+def _noted(land: Landscape, line: Landscape) -> Landscape:
+    missing = [note for note in line.notes if note == NO_STATISTICS]
+    return replace(land, notes=(*land.notes, *missing))
 
 
 def _diagrams(
