@@ -161,3 +161,9 @@ def test_an_untrained_model_and_figures_of_its_survey(tmp_path, monkeypatch, cap
     assert len(list((tmp_path / "figures").glob("*.svg"))) >= 5
     assert json.loads(printed)["files"]["figures"] == str(tmp_path / "figures")
     assert (tmp_path / "turn.gif").read_bytes()[:4] == b"GIF8"
+    # The same run in a terminal begins as its page does, and says it once.
+    plain = [part for part in arguments if part not in ("--json", "--quiet")]
+    code, printed, error = call(monkeypatch, capsys, *plain)
+    assert code == 0, error
+    assert printed.startswith("\n".join(alerts) + "\n")
+    assert printed.count(alerts[0]) == 1

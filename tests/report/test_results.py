@@ -10,6 +10,7 @@ import lossatlas as la
 from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
 from lossatlas.report import render
+from lossatlas.report.results import without_numbers
 from lossatlas.text import unbroken
 from lossatlas.weights import connect, factors, sensitivity, soup
 from phrases import faults_of
@@ -65,3 +66,18 @@ def test_a_number_that_is_not_known_has_no_unit_on_a_page(task):
 def test_what_is_no_result_is_named(tmp_path):
     with pytest.raises(ArgumentError, match="must be a result"):
         la.write_report({"loss": 1.0}, tmp_path / "a.html")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "heading"),
+    [
+        ("a.pt is the best (loss 1.2 ± 0.1).", "a.pt is the best (loss 1.2 ± 0.1)."),
+        (
+            "The best of 6 merges is ties (k=20) (loss 1.233 ± 0.040): below the base "
+            "(difference -0.50 ± 0.02, interval [-0.54, -0.46]) and above a.pt (0.01 ± 0.02).",
+            "The best of 6 merges is ties (k=20): below the base and above a.pt.",
+        ),
+    ],
+)
+def test_a_long_heading_leaves_intervals_to_the_sentence_below(verdict, heading):
+    assert without_numbers(verdict) == heading

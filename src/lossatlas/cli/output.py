@@ -139,7 +139,7 @@ class Output:
 
         Args:
             found: a result, or what the object holds.
-            title: of the table.
+            title: of the table; alerts are lines before it.
             rows: of the table; by default the estimates of the result.
             files: what was written.
             extra: further entries of the object.
@@ -151,6 +151,8 @@ class Output:
         else:
             headline, said = found.headline(), found.sentences()
             said = (*([headline] if headline and headline not in said else []), *said)
+            # What stands above the table is not said again below it.
+            said = tuple(text for text in said if text not in title.split("\n"))
             data, rows = {**found.summary(), **(extra or {})}, rows or found.rows()
         written = {name: str(path) for name, path in (files or {}).items()}
         printed = Printed(_plain(data), title, rows, said, written)

@@ -316,6 +316,7 @@ def _survey(settings: SurveySettings, output: Output) -> None:
     from lossatlas.curvature import chosen
     from lossatlas.io import remove_ledger
     from lossatlas.report import write_film, write_report
+    from lossatlas.surveys.alerts import alerts
     from lossatlas.surveys.result_cache import instruments_ledger
 
     chosen(settings.instruments)
@@ -333,7 +334,9 @@ def _survey(settings: SurveySettings, output: Output) -> None:
         files["film"] = write_film(found, settings.film)
     for path in (ledger, instruments_ledger(ledger)):
         remove_ledger(path)
-    output.result(found, found.title, files=files)
+    # What a reader must know before the numbers, as on the page.
+    title = "\n".join((*alerts(found), found.title))
+    output.result(found, title, files=files)
 
 
 # What the page says first: whether the weights were trained, and what guessing gives.

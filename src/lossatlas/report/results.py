@@ -1,5 +1,6 @@
 """The page of any result: its sentences, figures and numbers."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +9,9 @@ from lossatlas.report.contents import Page, Section, estimates_table, tile
 from lossatlas.result import Figure, Result, Table
 
 _MAX_HERO, _MAX_TILES = 4, 4
+# Characters of a heading, three lines; what holds an interval or an error in parentheses.
+_MAX_HEADING = 110
+_REMARK = re.compile(r" \([^()]*(?:±|\[)[^()]*\)")
 # Headings that say more than the name of the kind.
 _TITLES = {
     "connection": "From A to B",
@@ -48,17 +52,27 @@ def result_page(
     pictures = tuple(figure for figure in result.figures() if not figure.is_minor)
     # Notes stand at the end of the page.
     notes = tuple(getattr(result, "notes", ()))
-    rest = tuple(s for s in said if s not in (verdict, *notes))
+    heading = without_numbers(verdict)
+    # A heading without its intervals is said once more, with them.
+    whole = () if heading == verdict else (verdict,)
+    rest = (*whole, *(s for s in said if s not in (verdict, *notes)))
     section = result_section(result, rest, pictures[_MAX_HERO:])
     return Page(
         kind=kind_in_words(kind),
         title=title or _TITLES.get(kind, kind_in_words(kind)),
-        headline=verdict,
+        headline=heading,
         hero=pictures[:_MAX_HERO],
         sections=(replace(section, tables=(*tables, *section.tables)),),
         notes=notes,
         provenance=provenance or getattr(result, "provenance", None) or Provenance(),
     )
+
+
+def without_numbers(verdict: str) -> str:
+    """A verdict that is too long for a heading without the remarks that hold intervals."""
+    if len(verdict) <= _MAX_HEADING:
+        return verdict
+    return _REMARK.sub("", verdict)
 
 
 def kind_in_words(kind: str) -> str:
