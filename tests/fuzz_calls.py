@@ -187,7 +187,7 @@ def _plan():
     from lossatlas.forecast.best_schedule import plan_schedule
     from lossatlas.forecast.validation import error_model
 
-    values = np.array([2.0, 0.5, 0.3, 400.0, 0.6, 2.0, 0.1])
+    values = np.array([2.0, 0.5, 0.3, 2.0, 0.6, 2.0, 0.1])
     law = forecast.MultiPowerLaw()
     return plan_schedule(
         law, values[: len(law.parameters)], 40, 0.1, warmup=4, errors=error_model((), ())

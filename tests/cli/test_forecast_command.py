@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -379,19 +380,22 @@ def early(steps=400):
     return (0.05 + 2 * np.exp(-np.arange(1, steps + 1) / 15)) * noise
 
 
-@pytest.mark.parametrize("rates", [None, 4e-3 * (1 + np.cos(np.pi * np.arange(400) / 400)) / 2])
-def test_the_first_command_leaves_a_forecast(tmp_path, rates):
+@pytest.mark.parametrize(
+    ("rates", "last"),
+    [(None, 800), (4e-3 * (1 + np.cos(np.pi * np.arange(400) / 400)) / 2, 400)],
+)
+def test_the_first_command_leaves_a_forecast(tmp_path, rates, last):
     logged(tmp_path / "run.csv", early(), rates)
     done = CliRunner().invoke(
         command, ["fit", str(tmp_path / "run.csv"), "--out", str(tmp_path / "f")]
     )
     assert done.exit_code == 0
     said = " ".join(done.output.split())
-    assert "The expected loss at step 800 is 0.05" in said
+    assert re.search(rf"The expected loss at step {last} is 0.0(5|499)", said)
     assert "90 % interval [" in said
-    assert "laws tried: 0 of " in done.stderr
+    assert "laws and simple forecasts tried: 0 of " in done.stderr
     following = done.stderr.rpartition("Next: lossatlas forecast ")[2].split()
-    assert following[-2:] == ["--steps", "800"]
+    assert following[-2:] == ["--steps", str(last)]
     told = json.loads(call(*following, "--json", "--out", tmp_path / "p"))
     assert told["final"]["lower"] < 0.05 < told["final"]["upper"]
     assert (tmp_path / "p" / "forecast.html").exists()
@@ -453,3 +457,72 @@ def test_a_law_that_was_asked_for_and_fails_leads_nowhere(tmp_path):
     assert la.load(tmp_path / "f" / "fit.nc").verdict.usable is False
     assert "Next:" not in done.stderr
     assert "lossatlas forecast compare" in done.stdout
+
+
+def test_a_newcomer_who_asks_for_another_schedule_is_told_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logged(Path("run.csv"), early(), schedules.cosine(400, 4e-3))
+    said = one_line(call("fit", "run.csv", "--out", "f"))
+    asked = ["schedule", "f", "--steps", 400, "--peak", 4e-3]
+    with pytest.raises(AtlasError, match="a law must depend on the rate") as refused:
+        call(*asked)
+    for text in (said, str(refused.value)):
+        assert "train the same model twice more: (1) the rate 0.004 held for 320" in text
+        assert "`lossatlas forecast fit run.csv new1.csv new2.csv --out forecast`" in text
+        assert "`lossatlas forecast schedule forecast --steps 400 --peak 0.004`" in text
+    assert "fit_best" not in said
+    call("fit", "run.csv", "--out", "m", "--law", "multi-power")
+    with pytest.raises(
+        AtlasError, match=r"failed its checks .* twice more.* --force ranks them"
+    ):
+        call("schedule", "m", *asked[2:])
+
+
+def test_a_ranking_by_force_says_first_that_it_is_not_to_be_used(tmp_path):
+    logged(tmp_path / "run.csv", early(), schedules.cosine(400, 4e-3))
+    call("fit", tmp_path / "run.csv", "--out", tmp_path, "--law", "multi-power")
+    asked = ["schedule", tmp_path, "--steps", 400, "--peak", 4e-3, "--force", "--out", tmp_path]
+    said = one_line(call(*asked))
+    assert said.startswith("a ranking not to be relied on")
+    assert said.count("Do not use this ranking: MultiPowerLaw does not fit the log") == 1
+    assert "0.0000 behind" not in said
+    assert "Do not use this ranking" in (tmp_path / "schedule.html").read_text()
+    told = json.loads(call(*asked, "--json"))
+    assert told["distrust"].startswith("do not use this ranking")
+    assert told["sentences"][0].startswith("Do not use this ranking")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("--shape", "cosine", "--steps", 800, "--peak", 0.1),
+        ("--shape", "linear", "--steps", 800, "--peak", 0.1, "--decay", 0.2),
+        ("--shape", "constant", "--steps", 800, "--peak", 0.05),
+    ],
+)
+def test_a_simple_forecast_refuses_another_schedule(tmp_path, asked):
+    logged(tmp_path / "run.csv", early(), np.full(400, 0.1))
+    call("fit", tmp_path / "run.csv", "--out", tmp_path, "--law", "last-level")
+    expected = (
+        "is not that of the log, whose rates are: the rate 0.1 held for 400 updates; yours "
+        r"differs from update \d+ on.*about any number of updates .*with the rate held at 0.1\."
+    )
+    with pytest.raises(AtlasError, match=expected):
+        call("predict", tmp_path, *asked)
+    held = ("--shape", "constant", "--steps", 800, "--peak", 0.1)
+    assert "90 % interval [" in call("predict", tmp_path, *held)
+
+
+def test_a_simple_forecast_is_listed_from_where_it_was_fitted_and_named(tmp_path):
+    logged(tmp_path / "my-run.csv", early(), np.full(400, 0.1))
+    call("fit", tmp_path / "my-run.csv", "--out", tmp_path, "--law", "local-trend")
+    call("predict", tmp_path, "--steps", 800, "--out", tmp_path)
+    with (tmp_path / "forecast.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[0]["step"]) == 201
+    assert int(rows[-1]["step"]) == 800
+    assert "Forecast of my-run</h1>" in (tmp_path / "forecast.html").read_text()
+    page = (tmp_path / "fit.html").read_text()
+    change = la.load(tmp_path / "fit.nc").estimates()[2]
+    assert f"{change.texts[0]}\N{NO-BREAK SPACE}%" in page
+    assert "<h3>Numbers</h3>" not in page

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from lossatlas import forecast
 from lossatlas.errors import ArgumentError, DataError, UnknownNameError
-from lossatlas.forecast import schedules
+from lossatlas.forecast import best_schedule, schedules
 from lossatlas.forecast.validation import CALIBRATION, ErrorModel, LeftOut, error_model
 from reference.forecast_cases import TRUTH, made_up, small_schedules
 
@@ -215,6 +216,51 @@ def test_a_law_without_a_memory_falls_at_once_and_says_so():
     assert np.isnan(plan.error)
     assert "not known" in plan.verdict
     assert plan.wsd_decay < 100
+
+
+def test_no_schedule_is_chosen_by_a_loss_that_no_loss_can_be():
+    law = forecast.LinearLRLaw()
+    steep = forecast.Fit.from_parameters(law, {"L0": 0.1, "A": 0.1, "alpha": 0.5, "B": 800.0})
+    with pytest.raises(DataError, match="which no loss can be: it does not hold there"):
+        steep.optimize_schedule(2000, 1e-3)
+
+
+def test_a_free_search_that_found_nothing_is_not_listed(fitted, monkeypatch):
+    def constant(law, values, start, warmup, stairs):
+        return np.full(start.size, start.max())
+
+    monkeypatch.setattr(best_schedule, "_free", constant)
+    plan = fitted.optimize_schedule(2000, 1e-3)
+    assert plan.free_loss == plan.wsd_loss == plan.table[0].loss
+    assert not any(row.name.startswith("free") for row in plan.table)
+    assert [each.name.partition(",")[0] for each in plan.estimates()] == ["final loss"]
+    blind = replace(plan, error=float("nan"))
+    assert "behind the free optimum" not in blind.verdict
+    assert "none is expected to end lower" in blind.verdict
+
+
+def test_a_fit_that_failed_its_checks_ranks_schedules_only_by_force():
+    step = np.arange(5, 301, 5)
+    rates = schedules.cosine(600, 3e-3)[:300]
+    run = forecast.Curve(step, 0.5 + 2 * np.exp(-step / 60), rates)
+    failed = forecast.fit(LAW, run)
+    assert failed.distrust.startswith("do not use this forecast")
+    with pytest.raises(ArgumentError, match=r"failed its checks .* train the same model twice"):
+        failed.optimize_schedule(600, 3e-3)
+    plan = failed.optimize_schedule(600, 3e-3, force=True)
+    assert plan.sentences()[0].startswith("Do not use this ranking: ")
+    assert plan.to_dict()["distrust"] == plan.distrust
+    asked = failed.what_if(run, 400)
+    assert asked.sentences()[0].startswith("Do not use this forecast: ")
+
+
+def test_one_schedule_ranks_no_others_without_a_word():
+    rates = schedules.cosine(1000, 1e-3)
+    step = np.arange(20, 1001, 20)
+    loss = 2 + 0.05 * np.cumsum(rates)[step - 1] ** -0.5
+    plan = forecast.fit(LAW, forecast.Curve(step, loss, rates)).optimize_schedule(1000, 1e-3)
+    assert plan.sentences()[0].startswith("This ranking is a guess: ")
+    assert "train the same model twice more: (1) " in plan.sentences()[0]
 
 
 def test_only_laws_of_the_rate_choose_schedules(fitted):

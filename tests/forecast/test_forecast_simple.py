@@ -56,13 +56,14 @@ def test_past_errors_are_those_of_fits_to_the_log_cut_off():
 def test_a_run_that_flattens_early_is_answered_at_once():
     fitted = fit_or_better(forecast.MultiPowerLaw(), [Curve(STEP, flat_early(), RATES)])
     assert isinstance(fitted.law, Baseline)
-    assert fitted.headline().startswith("The expected loss at step 800 is 0.05")
+    assert fitted.headline().startswith("This run is over, its schedule ends at update 400. ")
+    assert "The expected loss at step 400 is 0.0499" in fitted.headline()
     assert "90 % interval [" in fitted.headline()
     said = " ".join(fitted.sentences())
     assert "No law is used: MultiPowerLaw " in said
     assert "The loss has been flat within its noise since about update" in said
     assert said.count("What helps: ") == 1
-    told = fitted.predict(steps=[800])
+    told = fitted.predict(steps=[400])
     assert told.lower[-1] < 0.05 < told.upper[-1] < 0.07
     laws = [row.law for row in fitted.alternatives]
     assert "LastLevel()" in laws
@@ -168,18 +169,165 @@ def test_a_rising_loss_is_told_to_stop():
     ("rates", "said"),
     [
         (None, "No learning rate was logged"),
-        (4e-3, "it holds while the rate stays as it is"),
-        (RATES, "has fallen to zero, so that this run is over"),
+        (4e-3, "The forecast holds while the rate stays at 0.004"),
+        (RATES, "The schedule of this run ends at update 400, so that the run is over"),
         (
             schedules.cosine(800, 4e-3)[:400],
-            "what a further fall of the rate gains is left out",
+            "what the fall that is still to come gains is left out",
         ),
     ],
 )
 def test_what_a_simple_forecast_leaves_out_is_said(rates, said):
     fitted = forecast.fit(LastLevel(), Curve(STEP, flat_early(), rates))
     assert said in " ".join(fitted.sentences())
-    assert said.lower() in " ".join(fitted.predict(steps=[800]).sentences()).lower()
+    last = 400 if rates is RATES else 800
+    assert said in " ".join(fitted.predict(steps=[last]).sentences())
+
+
+HALF = schedules.cosine(800, 4e-3)[:400]
+
+
+@pytest.mark.parametrize(
+    ("rates", "own", "others"),
+    [
+        (
+            HALF,
+            schedules.cosine(800, 4e-3),
+            (
+                schedules.wsd(800, 4e-3),
+                schedules.cosine(800, 8e-3),
+                schedules.cosine(1600, 4e-3),
+                schedules.constant(600, 4e-3),
+            ),
+        ),
+        (
+            np.full(400, 4e-3),
+            schedules.constant(700, 4e-3),
+            (schedules.wsd(700, 4e-3, 0.2, "linear"), schedules.constant(700, 2e-3)),
+        ),
+        (RATES, RATES, (schedules.cosine(800, 4e-3), np.append(RATES, np.zeros(400)))),
+    ],
+)
+def test_a_simple_forecast_answers_for_the_schedule_of_its_log_only(rates, own, others):
+    fitted = forecast.fit(LastLevel(), Curve(STEP, flat_early(), rates))
+    told = fitted.predict(own)
+    assert told.step[-1] == own.size
+    assert "Its schedule: " in " ".join(told.sentences())
+    for other in others:
+        with pytest.raises(ArgumentError, match=r"`lossatlas forecast schedule` names"):
+            fitted.predict(other)
+        with pytest.raises(ArgumentError, match="schedule"):
+            fitted.predict(Curve(STEP[300:], flat_early()[300:], other))
+    with pytest.raises(ArgumentError, match="to tell what a decay would do, and LastLevel"):
+        fitted.what_if(Curve(STEP, flat_early(), rates), 500)
+
+
+def test_a_schedule_of_rates_says_nothing_to_a_log_without_any():
+    fitted = forecast.fit(LastLevel(), Curve(STEP, flat_early()))
+    with pytest.raises(ArgumentError, match="`schedule` cannot be given: the log has no learn"):
+        fitted.predict(RATES)
+    assert np.isfinite(fitted.predict(steps=[800]).upper[-1])
+
+
+def test_twice_the_updates_of_a_run_that_is_over_are_another_schedule():
+    fitted = forecast.fit(LastLevel(), Curve(STEP, flat_early(), RATES))
+    with pytest.raises(ArgumentError, match="`steps` must be at most 400, where the schedule"):
+        fitted.predict(steps=[800])
+    running = forecast.fit(LastLevel(), Curve(STEP, flat_early(), HALF))
+    assert running.predict(steps=[800]).step[-1] == 800
+    with pytest.raises(ArgumentError, match="at most 800"):
+        running.predict(steps=[801])
+
+
+@pytest.mark.parametrize(("law", "first"), [(LastLevel(), 301), (LocalTrend(), 201)])
+def test_a_simple_forecast_begins_where_it_was_fitted(law, first):
+    fitted = forecast.fit(law, Curve(STEP, flat_early(), 4e-3))
+    assert fitted.predict(schedules.constant(800, 4e-3)).step[0] == first
+    drawn = {trace.name: trace for trace in fitted.figures()[0].plotly().data}
+    assert min(drawn["forecast"].x) == first
+    with pytest.raises(ArgumentError, match=f"`steps` must be {first} or more"):
+        fitted.predict(steps=[1, 400])
+
+
+@pytest.mark.parametrize(
+    ("rates", "runs"),
+    [
+        (
+            RATES,
+            ("held for 320 updates, then linear to 0 over 80", "0.004 held for 400 updates"),
+        ),
+        (np.full(400, 0.1), ("held for 320 updates, then linear to 0", "cosine from 0.1 to 0")),
+        (
+            schedules.wsd(400, 0.1, 0.2, "linear", warmup=20),
+            ("20 updates to 0.1, then cosine to 0 over 380", "0.1 held for 380 updates"),
+        ),
+    ],
+)
+def test_one_log_names_the_runs_that_tell_of_other_schedules(rates, runs):
+    fitted = fit_or_better(forecast.MultiPowerLaw(), [Curve(STEP, flat_early(), rates)])
+    (said,) = (s for s in fitted.sentences() if s.startswith("Other schedules: "))
+    with pytest.raises(ArgumentError) as refused:
+        fitted.optimize_schedule(400, 0.1)
+    for text in (said, str(refused.value)):
+        assert (
+            "from one log nothing can be said about them, because MultiPowerLaw fails" in text
+        )
+        assert all(run in text for run in runs)
+        assert "The last losses compare these schedules directly" in text
+        assert "`lossatlas forecast fit LOG new1.csv new2.csv --out forecast`" in text
+        assert "`lossatlas forecast schedule forecast --steps 400 --peak " in text
+
+
+def test_what_helps_depends_on_the_runs_at_hand():
+    every = [RATES, np.full(400, 4e-3), schedules.wsd(400, 4e-3, 0.2), HALF]
+    runs = [Curve(STEP, flat_early(i), r, name=f"r{i}") for i, r in enumerate(every)]
+    said = " ".join(fit_or_better(forecast.MultiPowerLaw(), runs[:2]).sentences())
+    assert "from 2 logs with 2 schedules nothing can be said" in said
+    assert "train the same model once more: " in said
+    four = fit_or_better(forecast.MultiPowerLaw(), runs)
+    said = " ".join(four.sentences())
+    assert (
+        "What helps: not more runs of this kind, because MultiPowerLaw does not follow" in said
+    )
+    assert "compare your runs directly, best first: r" in said
+    assert "more: " not in said
+    assert "more runs" not in said.replace("not more runs", "")
+
+
+def test_a_law_with_an_interval_from_runs_left_out_is_kept(monkeypatch):
+    monkeypatch.setattr("lossatlas.forecast.verdict.USABLE", 0.01)
+    # Its second halves are missed by more than is allowed, but left-out runs set an interval.
+    rates = [schedules.cosine(400, 4e-3), np.full(400, 4e-3), schedules.wsd(400, 4e-3, 0.3)]
+    truth = [0.3 + 0.2 * np.cumsum(r) ** -0.8 - 30 * (4e-3 - r) for r in rates]
+    runs = [Curve(STEP[20:], noisy(t, 0.02, i)[20:], r) for i, (t, r) in
+            enumerate(zip(truth, rates, strict=True))]  # fmt: skip
+    alone = forecast.fit(forecast.MultiPowerLaw(), runs)
+    assert alone.verdict.describes
+    assert not alone.verdict.usable
+    kept = fit_or_better(forecast.MultiPowerLaw(), runs)
+    assert not isinstance(kept.law, Baseline)
+    assert not kept.errors.reason
+    assert not kept.distrust
+
+
+def test_a_law_that_missed_by_less_is_said_to_have_no_interval():
+    said = []
+    for seed in range(6):
+        loss = noisy(0.05 + 3 * np.exp(-STEP / 120), 0.05, seed)
+        fitted = fit_or_better(forecast.PowerLaw(), [Curve(STEP, loss)])
+        closer = fitted.began_with is not None and fitted.began_with.describes
+        text = " ".join(fitted.sentences())
+        told = "is used although it missed the second half by more" in text
+        assert told == (closer and fitted.began_with.error < fitted.verdict.error)
+        said.append(text)
+    assert all("fit_best" not in text for text in said)
+
+
+def test_a_wide_interval_stands_alone():
+    fitted = forecast.fit(LastLevel(), Curve(STEP[:60], flat_early()[:60]))
+    estimate = fitted.estimates()[0]
+    assert estimate.texts[1] == ""
+    assert estimate.reason.startswith("90 % interval [")
 
 
 def test_a_simple_forecast_comes_back_from_disk(tmp_path):

@@ -106,14 +106,17 @@ def test_a_fit_that_fails_says_so_first_and_prints_no_bound_as_a_number():
     fitted = fit_or_better(forecast.MultiPowerLaw(), [to_a_floor()])
     said = " ".join(fitted.sentences())
     assert "No law is used: MultiPowerLaw fails its checks" in said
-    assert "None of 6 other laws passes the checks either." in said
+    assert "None of 6 other laws passes the checks either; 2 simple forecasts were" in said
     alone = forecast.fit(forecast.MultiPowerLaw(), to_a_floor())
     assert alone.headline().startswith("MultiPowerLaw does not fit the curve: ")
     said = " ".join(alone.sentences())
     assert "690.78" not in said
     assert "more than a factor of 1,000" in said
     told = alone.predict(schedules.cosine(600, 3e-3))
-    assert told.warnings[0].startswith("do not use this forecast: MultiPowerLaw does not")
+    assert told.distrust.startswith("do not use this forecast: MultiPowerLaw does not")
+    assert told.sentences()[0].startswith("Do not use this forecast: ")
+    assert told.title.startswith("Not to be used: forecast at 600")
+    assert told.to_dict()["distrust"] == told.distrust
 
 
 def test_rising_losses_are_named():

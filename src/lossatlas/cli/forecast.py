@@ -119,7 +119,7 @@ class PredictSettings(_OfFit):
     shape: Schedule | None = _planned(
         None,
         "A schedule: linear and cosine fall over the whole run after the warmup, the others "
-        "hold the rate before a cooldown.",
+        "hold the rate before a cooldown. A simple forecast answers for that of its log only.",
     )
     steps: int | None = _planned(
         None,
@@ -151,6 +151,10 @@ class ScheduleSettings(_OfFit):
     steps: int = _planned(..., "Updates, warmup included.")
     peak: float = _planned(..., "Highest learning rate.")
     warmup: int = _planned(_PLAN["warmup"], "Length of the linear warmup.")
+    force: bool = option(
+        _PLAN["force"],
+        "Rank schedules by a fit that failed its checks; the answer then says so first.",
+    )
 
 
 def run_fit(settings: FitSettings, output: Output) -> None:
@@ -167,8 +171,9 @@ def run_fit(settings: FitSettings, output: Output) -> None:
         found = fit(chosen, curves, prior=settings.prior, fixed=fixed)
     else:
         # A law that nobody asked for gives way to one that passes its checks.
-        with output.progress("laws tried") as progress:
+        with output.progress("laws and simple forecasts tried") as progress:
             found = fit_or_better(chosen, curves, progress=progress, prior=settings.prior)
+    found = files.with_origin(found, settings)
     _print_fit(found, settings, output, found.law.name)
 
 
@@ -181,8 +186,8 @@ def run_compare(settings: CompareSettings, output: Output) -> None:
     _, curves, why = files.chosen_law(settings.law[0] if settings.law else None, curves)
     output.note(f"{why}comparing laws on {count(len(curves), 'curve')} ...")
     laws = [files.named_law(name) for name in settings.law] or None
-    with output.progress("laws tried") as progress:
-        found = fit_each(curves, laws, progress=progress)
+    with output.progress("laws and simple forecasts tried") as progress:
+        found = files.with_origin(fit_each(curves, laws, progress=progress), settings)
     _print_fit(found, settings, output, found.tables()[0].head[1], _laws_table(found))
 
 
@@ -226,6 +231,10 @@ def _counted_steps(settings: PredictSettings, fit: "Fit") -> "Floats | None":
     if count is None or not lone or not _counts_updates(fit):
         return None
     check_at_least("steps", count, 1)
+    if _is_simple(fit) and fit.curves:
+        from lossatlas.forecast.simple import steps_until
+
+        return steps_until(fit, count)
     first = min(fit.first_step, count // 2 + 1)
     return np.unique(np.linspace(first, count, min(200, count)).round())
 
@@ -241,7 +250,12 @@ def _schedule(
 ) -> "Curve | Floats | None":
     from lossatlas.cli.forecast_files import read_rates
 
-    if run is not None and _counts_updates(fit):
+    # A simple forecast knows no rate, but holds for the schedule of its log only.
+    if (
+        run is not None
+        and _counts_updates(fit)
+        and not (_is_simple(fit) and fit.curves[0].lr is not None)
+    ):
         run = run.without_rates()
     rates = None if settings.rates is None else read_rates(settings.rates)
     shaped = _planned_rates(settings, fit) if planned else None
@@ -302,7 +316,9 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
 
     found = files.load_fit(settings.fit)
     output.note(files.stopped_note(settings.fit))
-    plan = found.optimize_schedule(settings.steps, settings.peak, warmup=settings.warmup)
+    plan = found.optimize_schedule(
+        settings.steps, settings.peak, warmup=settings.warmup, force=settings.force
+    )
     written = files.write_plan(plan, settings.out, settings)
     rows = [(row.name, f"{row.loss:.4f}", row.verdict) for row in plan.table]
     cooldown = {"shape": plan.wsd_shape, "decay": plan.wsd_decay, "loss": plan.wsd_loss}
@@ -311,7 +327,10 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
         "cooldown": cooldown,
         "rates": plan.wsd.tolist(),
     }
-    output.result(plan, plan.verdict, rows, files=written, extra=more)
+    title = (
+        "a ranking not to be relied on; the reason follows" if plan.distrust else plan.verdict
+    )
+    output.result(plan, title, rows, files=written, extra=more)
 
 
 def _print_fit(
@@ -339,7 +358,11 @@ def _beside(found: "Fit", told: "Prediction") -> str:
     plain = simple_fit(found.curves[0]) if told.reason and len(found.curves) == 1 else None
     if plain is None or plain.law == found.law:
         return ""
-    other = plain.predict(steps=[int(told.step[-1])])
+    try:
+        other = plain.predict(steps=[int(told.step[-1])])
+    except AtlasError:
+        # Beyond the schedule of the log a simple forecast says nothing.
+        return ""
     shown, ends = with_ends(*other.final)
     if other.reason:
         return ""
@@ -350,7 +373,7 @@ def _beside(found: "Fit", told: "Prediction") -> str:
 
 
 def _leads_on(found: "Fit") -> bool:
-    return found.verdict.usable is not False or _is_simple(found)
+    return not found.distrust
 
 
 def _is_simple(found: "Fit") -> bool:
@@ -410,9 +433,11 @@ def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
 
 # The same for a fit that knows no rates.
 def _question_of_updates(run: "Curve") -> tuple[str, str]:
-    from lossatlas.forecast.simple import end_of
+    from lossatlas.forecast.own_schedule import own_schedule
 
-    return "The same for any number of updates, with a page:", f"--steps {end_of(run)}"
+    own = own_schedule(run)
+    until = "any number of updates" if own.end is None else f"updates up to {own.end:,}"
+    return f"The same for {until}, with a page:", f"--steps {own.question}"
 
 
 def _schedule_options(plan: "LoggedSchedule", steps: int) -> str:
@@ -463,7 +488,8 @@ _COMMANDS: dict[str, _Row] = {
     ),
     "schedule": (
         ScheduleSettings, run_schedule, "schedule", SCHEDULE,
-        "Find the schedule with the lowest predicted loss, and those that are as good.",
+        "Rank schedules by predicted loss; needs a law that passed its checks, best from three "
+        "runs with different schedules. Of a single log it names the runs that would tell.",
     ),
 }  # fmt: skip
 command = Group(

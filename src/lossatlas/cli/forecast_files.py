@@ -59,8 +59,23 @@ def write_prediction(
     return {
         "results": told.save(place.file("forecast.nc")),
         "forecast": write_csv(place.file("forecast.csv"), columns),
-        "report": _write_page(told, place, "Forecast", settings),
+        "report": _write_page(told, place, _title(told), settings),
     } | _write_figures(told, place)
+
+
+# The runs that are forecast, as people name them.
+def _title(told: Prediction) -> str:
+    runs = [told.measured] if told.measured is not None else list(told.fitted)
+    if len(runs) == 1:
+        return f"Forecast of {runs[0].label}"
+    return f"Forecast from {count(len(runs), 'run')}" if runs else "Forecast"
+
+
+def with_origin(found: Fit, settings: BaseModel) -> Fit:
+    """A fit that knows which files it was made from, so that its advice can name them."""
+    names = [str(path) for path in getattr(settings, "files", ())]
+    made = found.provenance
+    return replace(found, provenance=replace(made, settings={**made.settings, "files": names}))
 
 
 def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dict[str, Path]:

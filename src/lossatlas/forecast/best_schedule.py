@@ -9,6 +9,7 @@ import scipy
 from numpy.typing import NDArray
 
 from lossatlas.cooldown import CooldownShape
+from lossatlas.errors import DataError
 from lossatlas.forecast import schedules
 from lossatlas.forecast.law import ScheduleLaw
 from lossatlas.forecast.validation import ErrorModel
@@ -55,7 +56,7 @@ class ScheduleRow:
         if self.behind == 0:
             return "the best"
         words = {True: "worse", False: "indistinguishable", None: "error of the law unknown"}
-        return f"+{self.behind:.4f}, {words[self.distinguishable]}"
+        return f"+{_gap(self.behind)}, {words[self.distinguishable]}"
 
 
 @result("schedule-plan")
@@ -73,6 +74,8 @@ class SchedulePlan(Result):
         error: one root mean square error of the law, in units of the loss; NaN if not known.
         warnings: what to know before running it.
         groups: independent curves that the error comes from.
+        distrust: why not to rely on it, where the fit failed its checks or saw one schedule
+            only; empty elsewhere.
 
     Examples:
         >>> from lossatlas.forecast import Fit, LinearLRLaw
@@ -92,15 +95,21 @@ class SchedulePlan(Result):
     error: float
     warnings: tuple[str, ...]
     groups: int = 0
+    distrust: str = ""
 
     @property
     def verdict(self) -> str:
         """The table in one sentence."""
         gap = self.wsd_loss - self.free_loss
         if np.isnan(self.error):
+            if gap == 0:
+                return (
+                    f"of {len(self.table)} schedules, free ones included, none is expected to "
+                    "end lower; the law's error is not known"
+                )
             return (
-                f"the best cooldown lies {gap:.4f} behind the free optimum; the law's error is "
-                "not known"
+                f"the best cooldown lies {_gap(gap)} behind the free optimum; the law's error "
+                "is not known"
             )
         near = sum(not row.distinguishable for row in self.table)
         return (
@@ -110,10 +119,9 @@ class SchedulePlan(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The final losses of the best cooldown and of the free optimum."""
-        losses = {
-            f"final loss, {self.wsd_shape} cooldown of {self.wsd_decay}": self.wsd_loss,
-            "final loss, free optimum": self.free_loss,
-        }
+        losses = {f"final loss, {self.wsd_shape} cooldown of {self.wsd_decay}": self.wsd_loss}
+        if not self._cooldown_is_best:
+            losses["final loss, free optimum"] = self.free_loss
         why = "the error of the law is not known" if np.isnan(self.error) else None
         return tuple(
             Estimate(loss, self.error, samples=self.groups, why_no_error=why, name=name)
@@ -126,7 +134,12 @@ class SchedulePlan(Result):
             f"The best plain cooldown is {self.wsd_shape} over the last {self.wsd_decay:,} "
             f"updates: a loss of {number(self.wsd_loss)} is expected."
         )
-        return (best, as_sentence(self.verdict), *map(as_sentence, self.warnings))
+        doubt = (as_sentence(self.distrust),) if self.distrust else ()
+        return (*doubt, best, as_sentence(self.verdict), *map(as_sentence, self.warnings))
+
+    @property
+    def _cooldown_is_best(self) -> bool:
+        return bool(self.wsd_loss == self.free_loss)
 
     def tables(self) -> tuple[Table, ...]:
         """All shapes with their best cooldowns."""
@@ -136,8 +149,13 @@ class SchedulePlan(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """The best plain cooldown and the free optimum."""
+        alt = " ".join(self.sentences()[:2])
+        return (chart_of("schedule", self._title, self._chart, alt=alt),)
+
+    @property
+    def _title(self) -> str:
         title = "Schedules that the law likes best"
-        return (chart_of("schedule", title, self._chart, alt=self.sentences()[0]),)
+        return f"{title} (see the warning)" if self.distrust else title
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
@@ -146,12 +164,17 @@ class SchedulePlan(Result):
         update = np.arange(1, self.free.size + 1)
         cooldown = f"{self.wsd_shape} cooldown of {self.wsd_decay:,}: {self.wsd_loss:.4f}"
         free = f"free optimum: {self.free_loss:.4f}"
-        curves = (
-            curve(update, self.wsd, cooldown),
-            curve(update, self.free, free, style.PATH, dash=1),
+        curves = [curve(update, self.wsd, cooldown)]
+        if not self._cooldown_is_best:
+            curves.append(curve(update, self.free, free, style.PATH, dash=1))
+        return Chart(
+            self._title, Axis("update"), Axis("learning rate", from_zero=True), tuple(curves)
         )
-        title = "Schedules that the law likes best"
-        return Chart(title, Axis("update"), Axis("learning rate", from_zero=True), curves)
+
+
+# A gap that is not zero is never shown as one.
+def _gap(gap: float) -> str:
+    return f"{gap:.4f}" if gap >= 5e-5 else number(gap, 2)
 
 
 def plan_schedule(
@@ -180,8 +203,11 @@ def plan_schedule(
         optimum = _free(law, values, wsd, warmup, stairs)
         others.append((name, int((optimum[warmup:] < peak).sum()), optimum))
     candidates += [(name, length, rates, loss_of(rates)) for name, length, rates in others]
+    # A free search that ends above the cooldown it began with has found no optimum.
+    candidates = [row for row in candidates if "free" not in row[0] or row[3] < wsd_loss]
     _, _, free, free_loss = min(candidates, key=lambda row: row[3])
-    width = errors.scale * abs(free_loss)
+    _check_possible(law, free_loss)
+    width = errors.scale * free_loss
     table = tuple(
         ScheduleRow(name, length, loss, loss - free_loss,
               None if np.isnan(width) else bool(loss - free_loss > width))
@@ -189,7 +215,7 @@ def plan_schedule(
     )  # fmt: skip
     return SchedulePlan(
         free, free_loss, wsd, wsd_loss, shape, decay, table, width,
-        (*_impossible(free_loss), *_warnings(free, decay, steps - warmup)), errors.groups,
+        _warnings(free, decay, steps - warmup), errors.groups,
     )  # fmt: skip
 
 
@@ -282,13 +308,13 @@ def _slopes(steps: int, warmup: int) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array((entries, (row, np.concatenate([left, left + 1]))))
 
 
-def _impossible(loss: float) -> tuple[str, ...]:
-    if loss > 0:
-        return ()
-    return (
-        f"the law gives {number(loss)} for the free optimum, which no loss can be: it does not "
-        "hold there, and its order of schedules is worth nothing",
-    )
+def _check_possible(law: ScheduleLaw, loss: float) -> None:
+    if not loss > 0:
+        raise DataError(
+            f"{law.name} gives {number(loss)} for the schedule that it likes best, which no "
+            "loss can be: it does not hold there, and its order of schedules is worth nothing; "
+            "fit runs with more schedules, or ask for steps and peak of the fitted ones."
+        )
 
 
 def _warnings(free: Floats, decay: int, body: int) -> tuple[str, ...]:

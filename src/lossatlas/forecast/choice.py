@@ -20,8 +20,9 @@ from lossatlas.forecast.laws import (
     PowerLaw,
 )
 from lossatlas.forecast.laws.annealing import DECAYS
+from lossatlas.forecast.next_runs import rejected_law
 from lossatlas.forecast.result import Alternative, Fit
-from lossatlas.forecast.verdict import is_checkable
+from lossatlas.forecast.verdict import is_checkable, off_by
 from lossatlas.text import count
 
 # How many candidates are done, of how many, and which one is next.
@@ -131,22 +132,36 @@ def fit_or_better(
     if progress is not None:
         progress(0, len(every), _called(law))
     first = fit(law, curves, **settings)
-    if first.verdict.usable or (first.verdict.usable is None and not first.errors.reason):
+    if first.verdict.usable or (first.verdict.usable is None and _is_trusted(first)):
         return first
     fits, tried = [first], [_tried(first)]
     # A loss that does not fall in the second half can confirm no law.
     if isinstance(law, ScheduleLaw) and is_checkable(first.backtests):
         more, rows = _fits(others, curves, _shifted(progress, 1, len(every)), settings)
         fits, tried = fits + more, tried + rows
-    passed = [fitted for fitted in fits if fitted.verdict.usable]
+    passed = [fitted for fitted in fits if _is_trusted(fitted)]
     if passed:
         best = min(passed, key=lambda fitted: _order(_tried(fitted)))
-        said = (
-            f"{described(law)} failed its checks ({first.verdict.reason}); this law passes them"
-        )
         table = tuple(sorted(tried, key=_order))
-        return replace(best, warnings=(said, *best.warnings), alternatives=table)
+        return replace(best, warnings=(*_why_other(first, best), *best.warnings),
+                       alternatives=table)  # fmt: skip
     return _simplest(first, tried, curves, _shifted(progress, len(every) - 2, len(every)))
+
+
+# One measure for laws and simple forecasts: is there an interval that their own errors set?
+# A law has one from runs left out; of one run it has none, and must forecast the second half.
+def _is_trusted(fitted: Fit) -> bool:
+    return not fitted.distrust and bool(fitted.verdict.usable or not fitted.errors.reason)
+
+
+# Why a law with which nobody began; empty where it is the one.
+def _why_other(first: Fit, best: Fit) -> tuple[str, ...]:
+    if best is first:
+        return ()
+    if _is_trusted(first):
+        return (f"{_called(best.law)} forecasts unseen curves better than {first.law.name}",)
+    reason = f"{described(first.law)} failed its checks ({first.verdict.reason})"
+    return (f"{reason}; this law passes them",)
 
 
 def simple_fit(curve: Curve) -> Fit | None:
@@ -169,13 +184,20 @@ def _simplest(
     said = _why_simple(first, len(tried) - 1)
     if best is None:
         return replace(first, warnings=(*said[1:], *first.warnings))
+    said += _why_interval(first, best)
     if len(curves) > 1:
         said.append(
             f"this forecast is of '{longest.label}' alone; give one of the other runs by "
             "itself to forecast that"
         )
-    table = tuple(sorted([*tried, *rows], key=_order))
-    return replace(best, warnings=(*said, *best.warnings), alternatives=table)
+    verdict, table = first.verdict, tuple(sorted([*tried, *rows], key=_order))
+    rejected = rejected_law(
+        first.law.name, verdict.reason, describes=verdict.describes, error=verdict.error,
+        curves=curves,
+    )  # fmt: skip
+    return replace(
+        best, warnings=(*said, *best.warnings), alternatives=table, began_with=rejected
+    )
 
 
 def _why_simple(first: Fit, others: int) -> list[str]:
@@ -183,8 +205,24 @@ def _why_simple(first: Fit, others: int) -> list[str]:
     fails = "fails its checks" if verdict.usable is False else "cannot be checked"
     said = [f"no law is used: {first.law.name} {fails}, because {verdict.reason}"]
     if others:
-        said.append(f"none of {count(others, 'other law')} passes the checks either")
+        said.append(
+            f"none of {count(others, 'other law')} passes the checks either; "
+            f"{count(len(SIMPLE), 'simple forecast')} were tried after them"
+        )
     return said
+
+
+# Why a simple forecast may take the place of a law that missed by less.
+def _why_interval(first: Fit, best: Fit) -> list[str]:
+    law, simple = first.verdict, best.verdict
+    if not law.describes or not law.error < simple.error:
+        return []
+    return [
+        f"{best.law.name} is used although it missed the second half by more "
+        f"({off_by(simple.error, simple.is_bound)}): its interval is as wide as its own "
+        f"errors, whereas {first.law.name} has no interval, and one forecast that came closer "
+        "does not tell how far off the next one is"
+    ]
 
 
 # A law as people call it: settings only where they differ from the usual ones.

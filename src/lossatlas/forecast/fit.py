@@ -158,7 +158,7 @@ def _better_settings(
         if ratio >= best:
             best, advice = ratio, (
                 f"{described(other)} forecasts left-out curves {ratio:.2g} times better: fit "
-                "it, or let `fit_best` choose",
+                "it, or compare laws",
             )  # fmt: skip
     return advice
 

@@ -35,6 +35,9 @@ Steps = NDArray[np.int64]
 POINTS = 200  # of a forecast whose steps are not given
 WIDE = 10.0  # the largest loss of a picture over the smallest, on an axis of plain numbers
 FAR = 2.0  # horizons beyond this are warned of
+# Half an interval of the log loss from which on its ends lie so unevenly around the loss that a
+# standard error says less than the interval.
+SKEWED = 0.1
 ABSURD = 100.0  # horizons beyond this are refused
 # Share of a horizon that a picture leaves out at the start.
 _UNSHOWN = 0.02
@@ -58,6 +61,7 @@ class Prediction(Result):
         measured: the run itself, where it is known.
         fitted: the curves that the law was fitted to, where it is asked about updates.
         basis: what the interval comes from, in a sentence, where that is not left-out curves.
+        distrust: why it is not to be used, where the fit failed its checks; empty elsewhere.
 
     Examples:
         >>> from lossatlas.forecast import Fit, PowerLaw
@@ -79,6 +83,7 @@ class Prediction(Result):
     measured: Curve | None = None
     fitted: tuple[Curve, ...] = ()
     basis: str = ""
+    distrust: str = ""
 
     @property
     def half_width(self) -> float:
@@ -117,26 +122,17 @@ class Prediction(Result):
         return (final, Estimate(self._last_measured, why_no_error=why, name="measured loss"))
 
     def sentences(self) -> tuple[str, ...]:
-        """The final loss with its interval, the error where it is known, and warnings."""
-        loss, lower, upper = self.final
-        start = f"The expected loss at step {self.step[-1]:,} is "
-        if loss <= 0:
-            out = [
-                f"The law gives {number(loss)} at step {self.step[-1]:,}, which no loss can "
-                "be: it does not hold there, and this is no forecast."
-            ]
-        elif self.reason:
-            out = [f"{start}{number(loss)}."]
+        """Whether not to use it, the final loss, its interval and error, and warnings."""
+        out = [as_sentence(self.distrust)] * bool(self.distrust) + [self.final_sentence]
+        if self.loss[-1] > 0 and self.reason:
             out.append(as_sentence(f"It has no interval: {self.reason}"))
-        else:
-            shown, ends = with_ends(loss, lower, upper)
-            out = [f"{start}{shown}, {100 * self.level:g} % interval {ends}."]
+        elif self.loss[-1] > 0:
             out.append(self.basis or (
                 f"The interval comes from a backtest: each of {self.groups} curves, or groups "
                 "of them, was held back and forecast by a fit to the others."
             ))  # fmt: skip
         if self.measured is not None:
-            off = float(log_error(np.array(loss), np.array(self._last_measured)))
+            off = float(log_error(self.loss[-1], np.array(self._last_measured)))
             side = "above" if off > 0 else "below"
             out.append(
                 f"The measured loss is {self._last_measured:.4f}: the forecast is "
@@ -145,6 +141,21 @@ class Prediction(Result):
         if self.lr is not None:
             out.append(f"Its schedule: {in_words(self.lr)}.")
         return (*out, *map(as_sentence, self.warnings))
+
+    @property
+    def final_sentence(self) -> str:
+        """The final loss with its interval."""
+        loss, lower, upper = self.final
+        start = f"The expected loss at step {self.step[-1]:,} is "
+        if loss <= 0:
+            return (
+                f"The law gives {number(loss)} at step {self.step[-1]:,}, which no loss can "
+                "be: it does not hold there, and this is no forecast."
+            )
+        if self.reason:
+            return f"{start}{number(loss)}."
+        shown, ends = with_ends(loss, lower, upper)
+        return f"{start}{shown}, {100 * self.level:g} % interval {ends}."
 
     @property
     def _last_measured(self) -> float:
@@ -160,10 +171,11 @@ class Prediction(Result):
     def title(self) -> str:
         """The last loss with its interval, over a picture."""
         loss, lower, upper = self.final
+        start = f"{'Not to be used: f' if self.distrust else 'F'}orecast at {self.step[-1]:,}"
         if self.reason:
-            return f"Forecast at {self.step[-1]:,}: {loss:.4f}"
+            return f"{start}: {loss:.4f}"
         shown, ends = with_ends(loss, lower, upper)
-        return f"Forecast at {self.step[-1]:,}: {shown} {ends}"
+        return f"{start}: {shown} {ends}"
 
     def chart(self) -> "Chart":
         """The forecast with its interval, the fitted points and what was measured."""
@@ -209,6 +221,9 @@ def forecast_estimate(
     half = np.log(upper / lower) / 2
     if not np.isfinite(half):
         return Estimate(loss, why_no_error=reason or "there is no interval", name=name)
+    if half > SKEWED:
+        ends = with_ends(loss, lower, upper)[1]
+        return Estimate(loss, why_no_error=f"{100 * level:g} % interval {ends}", name=name)
     stderr = float(loss * half / t_quantile(level, groups + 1))
     return Estimate(
         loss, stderr, samples=groups + 1, name=name,
@@ -397,6 +412,7 @@ class WhatIf(Result):
         reason: why there is no interval; empty where there is one.
         warnings: what to know before believing it.
         groups: independent curves that the intervals come from.
+        distrust: why it is not to be used, where the fit failed its checks; empty elsewhere.
 
     Examples:
         >>> from lossatlas.forecast import Curve, Fit, LinearLRLaw
@@ -413,6 +429,7 @@ class WhatIf(Result):
     reason: str
     warnings: tuple[str, ...]
     groups: int = 0
+    distrust: str = ""
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The final loss for each start of the cooldown."""
@@ -426,9 +443,13 @@ class WhatIf(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """The end and the gain for each start, and warnings."""
-        rows = [
+        rows = [as_sentence(self.distrust)] * bool(self.distrust)
+        rows += [
             f"A decay from step {row.decay_at:,} ends at step {row.steps:,} with a loss of "
             f"{number(row.loss)}, {number(row.gain)} below the constant rate."
+            if row.loss > 0
+            else f"Of a decay from step {row.decay_at:,} the law gives {number(row.loss)}, "
+            "which no loss can be: it does not hold there, and this is no forecast."
             for row in self.decays
         ]
         rows += [as_sentence(f"The losses have no interval: {self.reason}")] * bool(self.reason)
@@ -491,7 +512,7 @@ def answer(
     past = curve.select(curve.step > curve.inputs.warmup)
     offset = offset_of(-log_error(law.predict(values, past.inputs), past.loss))
     shift = float(np.exp(offset))
-    rows, reason, groups = [], "", 0
+    rows, reason, groups, distrust = [], "", 0, ""
     warnings: dict[str, None] = {}
     for start in starts:
         whole = continued(curve.lr, question, start)
@@ -503,8 +524,8 @@ def answer(
             Decay(start, whole.size, loss, lower, upper, shift * constant.final[0], whole)
         )
         warnings |= dict.fromkeys(decayed.warnings)
-        reason, groups = decayed.reason, decayed.groups
-    return WhatIf(tuple(rows), offset, level, reason, tuple(warnings), groups)
+        reason, groups, distrust = decayed.reason, decayed.groups, decayed.distrust
+    return WhatIf(tuple(rows), offset, level, reason, tuple(warnings), groups, distrust)
 
 
 def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lossatlas.checks import check_fraction
+from lossatlas.checks import check_flag, check_fraction
 from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.backtest import Backtest
@@ -22,6 +22,13 @@ from lossatlas.forecast.identifiability import (
 )
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.laws.baselines import Baseline
+from lossatlas.forecast.next_runs import (
+    RejectedLaw,
+    other_schedules,
+    rejected_law,
+    runs_that_tell,
+)
+from lossatlas.forecast.own_schedule import own_schedule
 from lossatlas.forecast.prediction import (
     Cooldown,
     Prediction,
@@ -39,7 +46,7 @@ from lossatlas.forecast.schedules import check_plan
 from lossatlas.forecast.simple import (
     BASIS,
     TOO_FAR,
-    rate_note,
+    first_update,
     simple_estimates,
     simple_figures,
     simple_headline,
@@ -58,8 +65,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _COMPARE = (
-    "`fit_best` (`lossatlas forecast compare`) forecasts with whatever does best, simple "
-    "forecasts included."
+    "`lossatlas forecast compare` forecasts with whatever does best, simple forecasts included."
 )
 _LOOSE = "Changes of parameters that hardly change the fitted curves"
 
@@ -134,6 +140,7 @@ class Fit(Result):
         alternatives: the laws that `fit_best` compared, best first.
         backtests: second halves of the curves, forecast by a fit to the first halves.
         provenance: settings and versions.
+        began_with: the law that a simple forecast took the place of, and why; None elsewhere.
 
     Examples:
         >>> from lossatlas.forecast import PowerLaw
@@ -157,6 +164,7 @@ class Fit(Result):
     alternatives: tuple[Alternative, ...] = ()
     backtests: tuple[Backtest, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
+    began_with: RejectedLaw | None = None
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -210,6 +218,25 @@ class Fit(Result):
     @property
     def _is_simple(self) -> bool:
         return isinstance(self.law, Baseline)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The logs that it was fitted to, where a command has read them."""
+        return tuple(map(str, self.provenance.settings.get("files", ())))
+
+    @property
+    def distrust(self) -> str:
+        """Why the forecasts of this fit are not to be used; empty where they may be used."""
+        verdict = self.verdict
+        if not self.curves or self._is_simple or verdict.usable is not False:
+            return ""
+        if verdict.describes and not self._rests_on_backtest:
+            return ""
+        failed = (
+            "its forecasts failed their check" if verdict.describes
+            else f"{self.law.name} does not fit the log{'s' * (len(self.curves) > 1)}"
+        )  # fmt: skip
+        return f"do not use this forecast: {failed} ({verdict.reason})"
 
     # With several schedules left out one after the other, their errors say more.
     @property
@@ -428,8 +455,10 @@ class Fit(Result):
         Args:
             schedule: rates of every update, or a curve, whose conditions are taken and whose
                 losses are not looked at.
-            steps: at which steps. Default: an even grid of 200 from the first step of the
-                fitted curves on (no later than half of the schedule), the last one included.
+            steps: at which steps; of a simple forecast none before the part that it was fitted
+                to, and none beyond the end of the schedule of the log. Default: an even grid of
+                200 from the first step of the fitted curves on (no later than half of the
+                schedule), the last one included.
             size: model sizes, for laws in size.
             tokens: training tokens, for laws in tokens.
             source: losses on another set, for loss-to-loss laws.
@@ -441,7 +470,8 @@ class Fit(Result):
 
         Raises:
             ArgumentError: arguments that do not fit, a horizon beyond a hundred times the data,
-                or rates for a power law that was fitted to runs without them.
+                rates for a power law that was fitted to runs without them, or another schedule
+                than that of the log for a simple forecast, which knows no learning rate.
             DataError: something that the law needs is missing.
         """
         check_fraction("level", level)
@@ -449,6 +479,7 @@ class Fit(Result):
             self.law, schedule, steps, size=size, tokens=tokens, source=source,
             begin=self.first_step,
         )  # fmt: skip
+        inputs = self._own_question(inputs, chosen=steps is not None)
         check_time_unit(self.law, inputs, self.curves)
         loss = self.law.predict(self.values, inputs)
         horizon = horizon_of(inputs, self._longest(inputs), self.law)
@@ -463,12 +494,11 @@ class Fit(Result):
             reason = "the law gives a loss that is not above 0"
         if loss.min() <= 0:
             warnings = ("the law gives losses <= 0: it does not hold so far out", *warnings)
-        warnings = (*self._distrust(), *warnings)
         return Prediction(
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), level,
             float(horizon[-1]), inputs.lr, reason, warnings, groups=self.errors.groups,
             fitted=self.curves if size is tokens is source is None else (),
-            basis=BASIS if self._is_simple else "",
+            basis=BASIS if self._is_simple else "", distrust=self.distrust,
         )  # fmt: skip
 
     def what_if(
@@ -506,33 +536,52 @@ class Fit(Result):
         check_fraction("level", level)
         if not isinstance(curve, Curve):
             raise ArgumentError(f"`curve` must be a Curve; got {type(curve).__name__}.")
+        self._check_rated("what a decay would do")
         self.law.check(curve.inputs, curve.name)
         question = Cooldown(curve, decay, shape, min_ratio, level)
         return answer(
             self.law, self.values, self.predict, question, decay_starts(curve, decay_at)
         )
 
-    def optimize_schedule(self, steps: int, peak: float, *, warmup: int = 0) -> SchedulePlan:
+    # A law without the rate gains nothing by any schedule, whatever runs would show.
+    def _check_rated(self, asked: str) -> None:
+        if isinstance(self.law, ScheduleLaw) and "lr" in self.law.needs:
+            return
+        remedy = "Fit runs with different schedules by a law of learning rates."
+        if self.curves and not set(self.law.needs) & {"size", "tokens", "source"}:
+            remedy = other_schedules(self._longest_run, self.began_with, self.files)
+        raise ArgumentError(
+            f"a law must depend on the rate to tell {asked}, and {self.law.name} does not. "
+            f"{remedy}"
+        )
+
+    def optimize_schedule(
+        self, steps: int, peak: float, *, warmup: int = 0, force: bool = False
+    ) -> SchedulePlan:
         """The best schedule of a length: free, as a plain cooldown, and a table of shapes.
 
         Args:
             steps: updates, warm-up included.
             peak: the highest rate.
             warmup: length of the linear warm-up. Default 0.
+            force: rank schedules by a fit that failed its checks; the plan then says so first.
+                Default False: such a fit is refused.
 
         Returns:
             The plan; rows within the law's own error are marked as indistinguishable.
 
         Raises:
-            ArgumentError: a number out of range, or a law without rates.
+            ArgumentError: a number out of range, a law without rates, or a fit that failed its
+                checks.
+            DataError: the law expects a loss that is not above 0.
         """
-        if not isinstance(self.law, ScheduleLaw) or "lr" not in self.law.needs:
-            raise ArgumentError(
-                f"`law` must depend on the rate to choose a schedule; {self.law.name} does "
-                "not; fit a MultiPowerLaw."
-            )
+        self._check_rated("which schedule is best")
+        check_flag("force", force)
+        if self.distrust and not force:
+            raise ArgumentError(self._refusal())
         if check_plan(steps, peak, warmup) < 2:
             raise ArgumentError("`steps` must leave two updates or more after the warm-up.")
+        assert isinstance(self.law, ScheduleLaw)
         plan = plan_schedule(
             self.law, self.values, steps, peak, warmup=warmup, errors=self.errors
         )
@@ -540,7 +589,39 @@ class Fit(Result):
         longest = self._longest(question)
         warnings = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
                             self.curves)  # fmt: skip
-        return replace(plan, warnings=plan.warnings + warnings)
+        return replace(plan, warnings=plan.warnings + warnings, distrust=self._schedule_doubt)
+
+    # What a ranking of schedules says first.
+    @property
+    def _schedule_doubt(self) -> str:
+        if self.distrust:
+            return self.distrust.replace("this forecast", "this ranking")
+        if self.curves and self._is_of_one_schedule:
+            return (
+                "this ranking is a guess: the fitted runs share one schedule, so that what "
+                f"another one gains was never seen. {self._runs_that_tell}"
+            )
+        return ""
+
+    @property
+    def _runs_that_tell(self) -> str:
+        return runs_that_tell(self._longest_run, 1, self.files)
+
+    @property
+    def _longest_run(self) -> Curve:
+        return max(self.curves, key=lambda curve: int(curve.step[-1]))
+
+    def _refusal(self) -> str:
+        verdict = self.verdict
+        tried = rejected_law(
+            self.law.name, verdict.reason, describes=verdict.describes, error=verdict.error,
+            curves=self.curves,
+        )  # fmt: skip
+        return (
+            f"{self.law.name} failed its checks ({verdict.reason}), and cannot rank schedules. "
+            f"{other_schedules(self._longest_run, tried, self.files)} `force` ranks them "
+            "all the same."
+        )
 
     @classmethod
     def from_parameters(cls, law: Law, parameters: Mapping[str, float]) -> "Fit":
@@ -565,26 +646,28 @@ class Fit(Result):
     def _left_out_by(self, inputs: Inputs, horizon: float) -> tuple[str, ...]:
         if not self._is_simple:
             return warnings_for(inputs, horizon, self.curves)
-        return tuple(filter(None, [rate_note(curve) for curve in self.curves]))
+        return tuple(own_schedule(curve).condition for curve in self.curves)
+
+    # A simple forecast knows no learning rate: it is asked about the schedule of its log only.
+    def _own_question(self, inputs: Inputs, *, chosen: bool) -> Inputs:
+        if not self._is_simple or not self.curves:
+            return inputs
+        begin = first_update(self)
+        if not chosen:
+            late = inputs.step[inputs.step >= begin]
+            inputs = replace(inputs, step=np.union1d(late, [begin] * bool(late.size)))
+        if not inputs.step.size:
+            raise ArgumentError(
+                f"`schedule` ends before update {begin}, where {self.law.name} was fitted."
+            )
+        own_schedule(self.curves[0]).check(self.law.name, inputs.step, inputs.lr, begin)
+        return inputs
 
     # Without a metric (a law with given parameters) every forecast counts as a typical one.
     def _leverage(self, inputs: Inputs) -> Floats:
         if self.metric is None or self._is_simple:
             return np.full(inputs.step.size, 1 / max(self.errors.groups, 1))
         return leverages(self.law, self.values, inputs, self.metric)
-
-    # What a forecast must say first of a fit that failed its checks.
-    def _distrust(self) -> tuple[str, ...]:
-        verdict = self.verdict
-        if not self.curves or self._is_simple or verdict.usable is not False:
-            return ()
-        if verdict.describes and not self._rests_on_backtest:
-            return ()
-        failed = (
-            "its forecasts failed their check" if verdict.describes
-            else f"{self.law.name} does not fit the log"
-        )  # fmt: skip
-        return (f"do not use this forecast: {failed} ({verdict.reason})",)
 
     # Why a forecast of infinite leverage has no interval; empty for any other.
     def _blind(self, leverage: float) -> str:

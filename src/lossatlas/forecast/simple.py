@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws.baselines import LastLevel
-from lossatlas.forecast.logged_schedule import logged_schedule, updates_of
+from lossatlas.forecast.next_runs import other_schedules, what_fails
+from lossatlas.forecast.own_schedule import own_schedule
 from lossatlas.forecast.recent import BLOCKS, recent
+from lossatlas.forecast.validation import LEAST
 from lossatlas.result import Estimate, Figure, chart_of
 from lossatlas.text import as_sentence, percent
 
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
 
 POINTS = 200  # of the picture of a forecast
 _CHANGE = "change over the last third"
-NO_RATE = 1e-2  # a rate below this share of the peak has ended
 BASIS = (
     "The interval comes from the log itself: at earlier updates the same method forecast as "
     "many times ahead, and its errors there set the width."
@@ -28,23 +30,33 @@ TOO_FAR = "the log is too short to check a forecast so far ahead"
 
 
 def end_of(curve: Curve) -> int:
-    """The update to forecast: the end of the schedule, or twice the log where that is past."""
-    plan = logged_schedule(curve)
-    if plan is None or plan.decay is None or plan.has_ended or plan.rivals:
-        return 2 * max(updates_of(curve), plan.steps if plan and not plan.rivals else 0)
-    return plan.steps
+    """The update to forecast: the end of the schedule, or twice the log where none shows."""
+    return own_schedule(curve).question
+
+
+def first_update(fit: "Fit") -> int:
+    """The first update that a simple forecast describes: where it was fitted."""
+    return int(fit.law.recent(fit.curves[0]).step[0])
 
 
 def ahead(fit: "Fit") -> "Prediction":
-    """The forecast of the one run, from the second half of its log on."""
+    """The forecast of the one run, from where it was fitted on."""
     (curve,) = fit.curves
-    begin, end = int(curve.step[-1]) // 2, end_of(curve)
-    return fit.predict(steps=np.unique(np.linspace(max(begin, 1), end, POINTS).round()))
+    return fit.predict(steps=steps_until(fit, end_of(curve)))
+
+
+def steps_until(fit: "Fit", last: int) -> NDArray[np.float64]:
+    """The updates of a picture, from where a forecast was fitted on to the last one."""
+    begin = min(first_update(fit), last)
+    return np.unique(np.linspace(begin, last, min(POINTS, last)).round())
 
 
 def simple_headline(fit: "Fit") -> str:
     """The forecast in one sentence."""
-    return f"{ahead(fit).sentences()[0][:-1]}, if {assumption(fit)}."
+    own, told = own_schedule(fit.curves[0]), ahead(fit).final_sentence[:-1]
+    if own.is_over:
+        return f"This run is over, its schedule ends at update {own.end:,}. {told}."
+    return f"{told}, if {assumption(fit)}."
 
 
 def simple_estimates(fit: "Fit") -> tuple[Estimate, ...]:
@@ -52,7 +64,7 @@ def simple_estimates(fit: "Fit") -> tuple[Estimate, ...]:
     (curve,) = fit.curves
     told, now = ahead(fit), recent(curve)
     final = replace(told.estimates()[0], name=f"loss at update {told.step[-1]:,}")
-    why = "the median of losses that follow each other"
+    why = "losses of one run are not independent of each other"
     change, why_not = 100 * now.change, "too few losses are logged"
     return (
         final,
@@ -90,49 +102,36 @@ def simple_sentences(fit: "Fit") -> Iterator[str]:
         yield as_sentence(f"Check of this simple forecast: {fit.verdict.reason}")
     reason = ahead(fit).reason
     yield as_sentence(f"It has no interval: {reason}") if reason else BASIS
-    note = rate_note(curve)
-    if note:
-        yield as_sentence(note)
-    yield advice(curve)
+    yield as_sentence(own_schedule(curve).condition)
+    yield advice(fit)
+    yield other_schedules(curve, fit.began_with, fit.files)
 
 
-def rate_note(curve: Curve) -> str:
-    """What a forecast that knows no learning rate leaves out; empty where that is nothing."""
-    if curve.lr is None:
-        return "no learning rate was logged: the forecast holds if the rate goes on as it did"
-    rates, last = curve.lr, float(curve.lr[int(curve.step[-1]) - 1])
-    peak = float(rates.max())
-    if last <= NO_RATE * peak:
-        return (
-            "the learning rate has fallen to zero, so that this run is over: a new run with a "
-            "longer schedule may end lower, which this log alone cannot tell"
-        )
-    if last < 0.99 * peak:
-        return (
-            "the forecast knows no learning rate: what a further fall of the rate gains is "
-            "left out, and the loss may end lower"
-        )
-    return "the forecast knows no learning rate: it holds while the rate stays as it is"
-
-
-def advice(curve: Curve) -> str:
-    """The one next step that helps."""
-    now = recent(curve)
+def advice(fit: "Fit") -> str:
+    """The one next step that helps with the runs at hand."""
+    (curve,) = fit.curves
+    now, tried = recent(curve), fit.began_with
+    if tried is not None and tried.schedules >= LEAST:
+        return what_fails(tried)
     if now.kind == "rises":
         return f"What helps: stop near update {now.lowest:,}, where the loss was lowest."
-    if now.kind == "flat":
-        return (
-            "What helps: not more updates of this run, whose loss is flat, but a run with "
-            "another learning rate, schedule or model."
-        )
-    if now.kind == "unclear":
-        return (
-            "What helps: a longer log, or one with less noise, as the mean loss of every 10 "
-            "updates or a larger batch."
-        )
-    if now.kind == "short":
-        return "What helps: log the loss more often; 100 losses or more are good."
-    return (
-        "What helps: three runs or more with different schedules or lengths. A law fitted to "
-        "them together may forecast other schedules, with an interval from runs left out."
-    )
+    if own_schedule(curve).is_over:
+        return "What helps: not more updates of this run, which is over, but another run."
+    return _MORE_OF_THIS[now.kind]
+
+
+_MORE_OF_THIS = {
+    "unclear": (
+        "What helps: a longer log, or one with less noise, as the mean loss of every 10 "
+        "updates or a larger batch."
+    ),
+    "short": "What helps: log the loss more often; 100 losses or more are good.",
+    "flat": (
+        "What helps: not more updates of this run, whose loss is flat, but a run with another "
+        "learning rate, schedule or model."
+    ),
+    "falls": (
+        "What helps: more updates of this run. The interval is narrower where the forecast "
+        "reaches over fewer times the log."
+    ),
+}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lossatlas.estimate import UNKNOWN
 from lossatlas.io import Provenance
 from lossatlas.result import Estimate, Figure, Reference, Table
 from lossatlas.surveys import Survey
@@ -32,7 +33,9 @@ def tile(label: str, shown: Estimate, remark: str = "") -> Tile:
     value, error = shown.texts
     is_short = shown.error == 0 or 0 < len(shown.reason) <= _MAX_REASON
     reason = shown.reason if is_short else "no error known"
-    return Tile(cut_off(label, 64), value, f"{error or reason}{remark}")
+    # A share without its sign would be another number.
+    unit = "\N{NO-BREAK SPACE}%" if shown.unit == "%" and value != UNKNOWN else ""
+    return Tile(cut_off(label, 64), f"{value}{unit}", f"{error or reason}{remark}")
 
 
 def estimates_table(title: str, estimates: Sequence[Estimate]) -> tuple[Table, ...]:

@@ -92,7 +92,7 @@ def result_section(
         sentences=sentences,
         tiles=tuple(tile(each.name, each) for each in chief[:_MAX_TILES]),
         figures=figures,
-        tables=(*result.tables(), *estimates_table("Numbers", estimates)),
+        tables=(*result.tables(), *estimates_table("Chief numbers", estimates)),
         estimates=estimates,
         references=result.cited(),
         first=True,

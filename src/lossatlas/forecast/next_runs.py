@@ -1,0 +1,167 @@
+"""Which runs to train so that another schedule can be judged, and the commands that follow."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossatlas.forecast import schedules
+from lossatlas.forecast.curve import Curve, labels
+from lossatlas.forecast.identifiability import distinct_schedules
+from lossatlas.forecast.own_schedule import own_schedule
+from lossatlas.forecast.recent import recent
+from lossatlas.forecast.validation import LEAST
+from lossatlas.io.records import record
+from lossatlas.text import count, number
+
+Floats = NDArray[np.float64]
+
+COOLDOWN = 0.2  # of the updates: the fall of the run that holds its rate first
+
+
+@record
+@dataclass(frozen=True)
+class RejectedLaw:
+    """The law with which a fit began, and why a simple forecast took its place.
+
+    Attributes:
+        law: its name.
+        reason: why it failed its checks, or could not be checked; a clause.
+        describes: whether it follows the losses that it was fitted to.
+        error: root mean square log error of the second halves; NaN without a backtest.
+        runs: the runs it was fitted to.
+        levels: the typical loss at the end of each.
+        schedules: how many different schedules they have.
+    """
+
+    law: str
+    reason: str
+    describes: bool
+    error: float
+    runs: tuple[str, ...]
+    levels: tuple[float, ...]
+    schedules: int
+
+
+def rejected_law(
+    law: str, reason: str, *, describes: bool, error: float, curves: Sequence[Curve]
+) -> RejectedLaw:
+    """A law that failed, with the runs it was fitted to."""
+    levels = tuple(recent(curve).level for curve in curves)
+    rates = [curve.lr for curve in curves if curve.lr is not None]
+    names = tuple(labels(curves))
+    return RejectedLaw(law, reason, describes, error, names, levels, distinct_schedules(rates))
+
+
+def other_schedules(curve: Curve, tried: RejectedLaw | None, files: Sequence[str]) -> str:
+    """What can be said of other schedules, and what would tell; sentences."""
+    runs = 1 if tried is None else len(tried.runs)
+    if curve.lr is None:
+        return (
+            "Other schedules: without learning rates nothing can be said about them. Log the "
+            f"rate beside the loss (a column lr), and train the same model {_times(curve, 1)}."
+            f" {_then(curve, (), 0)}"
+        )
+    if tried is None or tried.schedules < LEAST:
+        known = 1 if tried is None else tried.schedules
+        what = "one log" if runs == 1 else f"{runs} logs with {count(known, 'schedule')}"
+        return (
+            f"Other schedules: from {what} nothing can be said about them, because "
+            f"{_why(tried)}. {runs_that_tell(curve, known, files)}"
+        )
+    return f"Other schedules: {_why(tried)}, so that none can be ranked. {_compared(tried)}"
+
+
+def runs_that_tell(curve: Curve, known: int, files: Sequence[str]) -> str:
+    """The runs to add to those of so many schedules, and the commands; sentences."""
+    return f"To know, train the same model {_times(curve, known)}. {_then(curve, files, known)}"
+
+
+def what_fails(tried: RejectedLaw) -> str:
+    """The step that helps where enough runs are there and the law fails; a sentence."""
+    if tried.describes:
+        return (
+            f"What helps: not more runs but longer ones; {tried.law} follows your "
+            f"{len(tried.runs)} runs, and {tried.reason}."
+        )
+    return (
+        f"What helps: not more runs of this kind, because {tried.law} does not follow the "
+        f"losses of your {len(tried.runs)} runs ({tried.reason})."
+    )
+
+
+def _why(tried: RejectedLaw | None) -> str:
+    simple = "a simple forecast knows no learning rate"
+    return simple if tried is None else f"{tried.law} fails its checks, and {simple}"
+
+
+# Runs that differ from the log, so many that with those at hand there are enough.
+def _times(curve: Curve, known: int) -> str:
+    if curve.lr is None:
+        return _unknown_times(own_schedule(curve).question // 2)
+    plans = planned(curve)[: max(LEAST - known, 1)]
+    told = [schedules.in_words(rates) for rates in plans]
+    if len(told) == 1:
+        return f"once more: {told[0]}"
+    return "twice more: " + "; ".join(f"({i}) {each}" for i, each in enumerate(told, 1))
+
+
+def _unknown_times(updates: int) -> str:
+    last = round(COOLDOWN * updates)
+    return (
+        f"three times for {updates:,} updates: with the rate held, with the rate held and then "
+        f"linear to 0 over the last {last:,} updates, and with a cosine to 0"
+    )
+
+
+def planned(curve: Curve) -> list[Floats]:
+    """Schedules of the length and peak of a log that differ from its own."""
+    if curve.lr is None:
+        return []
+    own = own_schedule(curve)
+    steps = own.end or int(curve.lr.size)
+    top = schedules.warmup_length(curve.lr)
+    plan = own.plan
+    warmup = plan.warmup if plan is not None else (top + 1 if top else 0)
+    peak = float(f"{(plan.peak if plan is not None else float(curve.lr.max())):.4g}")
+    warmup = min(warmup, steps // 2)
+    every = [
+        schedules.wsd(steps, peak, COOLDOWN, "linear", warmup=warmup),
+        schedules.cosine(steps, peak, warmup=warmup),
+        schedules.constant(steps, peak, warmup),
+    ]
+    mine = own.rates(steps)
+    return [rates for rates in every if mine is None or _differ(rates, mine)]
+
+
+def _differ(first: Floats, second: Floats) -> bool:
+    size = min(first.size, second.size)
+    return float(np.abs(first[:size] - second[:size]).max()) > 0.1 * float(first.max())
+
+
+# What to do with the new logs.
+def _then(curve: Curve, files: Sequence[str], known: int) -> str:
+    new = [f"new{i}.csv" for i in range(1, max(LEAST - known, 1) + 1)]
+    names = shlex.join([*(files or ["LOG"] * (known > 0)), *new])
+    begin = (
+        "The last losses compare these schedules directly. "
+        f"`lossatlas forecast fit {names} --out forecast` then fits all logs together, and "
+        "where a law passes its checks, `lossatlas forecast schedule forecast"
+    )
+    if curve.lr is None:
+        return f"{begin} --steps STEPS --peak PEAK` ranks more schedules."
+    own = own_schedule(curve)
+    steps = own.end or int(curve.lr.size)
+    return f"{begin} --steps {steps} --peak {float(curve.lr.max()):.4g}` ranks more schedules."
+
+
+# The runs at hand compare their schedules by themselves.
+def _compared(tried: RejectedLaw) -> str:
+    order = np.argsort(tried.levels)
+    told = [f"{tried.runs[i]} {number(tried.levels[i], 3)}" for i in order]
+    return (
+        "The losses of the last quarter compare your runs directly, best first: "
+        f"{', '.join(told)}. Each further schedule needs a run of its own."
+    )
