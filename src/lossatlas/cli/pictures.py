@@ -10,21 +10,24 @@ if TYPE_CHECKING:
     from lossatlas.result import Result
 
 FIGURES = "Write every figure too, for a paper: pdf, svg, png, or several with commas."
-_FORMATS = ("pdf", "svg", "png")
 
 
 def picture_names(formats: Sequence[str]) -> list[str]:
     """What `write_pictures` may write, as patterns; unknown formats are refused."""
+    if not formats:
+        return []
+    from lossatlas.report.pictures import FORMATS
+
     for name in formats:
-        check_one_of("figures", name, _FORMATS)
+        check_one_of("figures", name, FORMATS)
     return [f"figures/*.{name}" for name in formats]
 
 
-def write_pictures(found: "Result", formats: tuple[str, ...], folder: Path) -> dict[str, Path]:
+def write_pictures(result: "Result", formats: tuple[str, ...], folder: Path) -> dict[str, Path]:
     """Write the figures that were asked for to `figures/NAME.FORMAT`."""
     if not formats:
         return {}
     from lossatlas.report.pictures import save_figures
 
-    save_figures(found, folder / "figures", formats)
+    save_figures(result, folder / "figures", formats)
     return {"figures": folder / "figures"}

@@ -4,8 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lossatlas.checks import check_one_of
 from lossatlas.io import make_folder, writing
 from lossatlas.result import Result
+
+#: What figures can be written as.
+FORMATS = ("pdf", "svg", "png")
 
 
 def save_figures(
@@ -28,7 +32,10 @@ def save_figures(
 
     Raises:
         FileError: the place cannot be written.
+        UnknownNameError: an unknown format.
     """
+    for kind in formats:
+        check_one_of("formats", kind, FORMATS)
     from matplotlib import pyplot as plt
 
     home, written = make_folder(folder), []
