@@ -20,6 +20,8 @@ from lossatlas.result import Estimate
 from lossatlas.training import Dataset
 from reference.event_files import event_file
 
+# Where models and batches of the calls are.
+DEVICE = "cpu"
 ROOT = Path(la.__file__).parent
 # Not functions of ours: aliases of types, protocols, and the errors themselves.
 NOT_CALLS = {"Array", "Start", "Executor", "Batch", "Metric", "Engine", "Policy"}
@@ -52,12 +54,16 @@ def exported():
 def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).to(DEVICE)
 
 
 def batch():
     draw = torch.Generator().manual_seed(0)
-    return torch.randn(12, 3, generator=draw), torch.arange(12) % 3
+    return torch.randn(12, 3, generator=draw).to(DEVICE), _labels(12)
+
+
+def _labels(count):
+    return torch.arange(count, device=DEVICE) % 3
 
 
 def objective():
@@ -66,7 +72,7 @@ def objective():
 
 def _of_width(width, seed):
     layers = nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3)
-    network = nn.Sequential(*layers)
+    network = nn.Sequential(*layers).to(DEVICE)
     made = la.Objective(network, la.supervised(F.cross_entropy), [batch()], check=False)
     return made, torch.optim.SGD(network.parameters(), lr=0.1)
 
@@ -81,7 +87,7 @@ def point(shift=0.0):
 
 def other_point():
     draw = torch.Generator().manual_seed(1)
-    return {n: v + 0.1 * torch.randn(v.shape, generator=draw) for n, v in point().items()}
+    return {n: v + 0.1 * torch.randn(v.shape, generator=draw).to(v) for n, v in point().items()}
 
 
 def loss(model, batch):
@@ -195,11 +201,12 @@ def _plan():
 
 
 def logits():
-    return torch.randn(6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    drawn = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    return drawn.to(DEVICE).requires_grad_()
 
 
 def numbers(*shape):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
 def csv(text="step,loss,lr,_step\n1,3,.1,1\n2,2.5,.1,2\n3,2.2,.1,3\n"):
@@ -232,7 +239,7 @@ POOL = {
     "optimizer": optimizer,
     "closure": lambda: lambda: torch.tensor(1.0),
     "features": lambda: numbers(12, 4),
-    "labels": lambda: torch.arange(12) % 3,
+    "labels": lambda: _labels(12),
     "values": lambda: np.linspace(0, 1, 7),
     "curve": curve,
     "curves": lambda: [curve()],
@@ -246,7 +253,7 @@ POOL = {
     "test": dataset,
     "data": dataset,
     "logits": logits,
-    "targets": lambda: torch.arange(6) % 3,
+    "targets": lambda: _labels(6),
     "seed": lambda: 0,
     "steps": lambda: 3,
     "lr": lambda: 0.1,
@@ -258,9 +265,9 @@ POOL = {
     "readings": lambda: (
         [__import__("lossatlas").steering.Reading(1)] if hasattr(la, "steering") else []
     ),
-    "examples": lambda: numbers(8, 5, 5).numpy(),
+    "examples": lambda: numbers(8, 5, 5).cpu().numpy(),
     "repeats": lambda: [{"a": 1.0}, {"a": 2.0}],
-    "points": lambda: numbers(8, 2).numpy(),
+    "points": lambda: numbers(8, 2).cpu().numpy(),
     "levels": lambda: np.linspace(0, 1, 4),
     "title": lambda: "t",
     "traces": lambda: [np.arange(3.0)],
@@ -302,7 +309,7 @@ DEFAULTS = {
 def _special():
     params = lambda: list(model().parameters())  # noqa: E731
     weight = lambda: numbers(3, 4)  # noqa: E731
-    shared = torch.nn.Parameter(torch.ones(3))
+    shared = lambda: torch.ones(3, device=DEVICE, requires_grad=True)  # noqa: E731
     return {
         "plane": lambda: ((point(), other_point()), {}),
         "check": lambda: ((objective(),), {}),
@@ -451,14 +458,14 @@ def _special():
         "steering.WSD": lambda: ((optimizer(), 20), {}),
         "steering.WSDS": lambda: ((optimizer(), [5, 10]), {}),
         "steering.penalties.per_example_sasp_penalty": lambda: (
-            ((logits() * shared).square().sum(1), [shared]),
+            ((logits() * (w := shared())).square().sum(1), [w]),
             {},
         ),
         "steering.penalties.sasp_cross_entropy": lambda: (
-            (logits(), numbers(6, 4), torch.arange(6) % 3),
+            (logits(), numbers(6, 4), _labels(6)),
             {},
         ),
-        "steering.penalties.Capture": lambda: ((nn.Linear(3, 2),), {}),
+        "steering.penalties.Capture": lambda: ((nn.Linear(3, 2).to(DEVICE),), {}),
         "steering.penalties.cvp_gate": lambda: (
             (weight(), weight()),
             {"mode": "cautious", "beta": 5.0},
@@ -473,10 +480,13 @@ def _special():
         ),
         "steering.penalties.nger_weights": lambda: ((numbers(3), numbers(3), numbers(3)), {}),
         "steering.penalties.nger_loss": lambda: ((numbers(3), numbers(3)), {}),
-        "steering.penalties.ntk_proxies": lambda: (((logits() * shared).sum(0), [shared]), {}),
+        "steering.penalties.ntk_proxies": lambda: (
+            ((logits() * (w := shared())).sum(0), [w]),
+            {},
+        ),
         "steering.penalties.NGERWeighter": lambda: ((3,), {}),
         "steering.penalties.sbmp_penalty": lambda: (
-            (numbers(4, 3), lambda e: e @ torch.ones(2, 3), numbers(4, 2)),
+            (numbers(4, 3), lambda e: e @ torch.ones(2, 3, device=DEVICE), numbers(4, 2)),
             {},
         ),
         "steering.penalties.dmta_penalty": lambda: ((numbers(5), numbers(5)), {}),
@@ -524,10 +534,10 @@ def _special():
         "curvature.chosen": lambda: (("all",), {}),
         "curvature.instruments": lambda: ((), {}),
         "curvature.instrument": lambda: (("mine",), {"title": "Mine", "question": "What?"}),
-        "topology.rips": lambda: ((numbers(8, 2).numpy(),), {}),
+        "topology.rips": lambda: ((numbers(8, 2).cpu().numpy(),), {}),
         "topology.checkpoints": lambda: (([1.0, 2.0, 1.5], {(0, 1): 3.0, (1, 2): 2.5}), {}),
         "topology.graph": lambda: ((np.arange(3.0), [(0, 1), (1, 2)]), {}),
-        "topology.scattered": lambda: ((numbers(8, 2).numpy(), np.arange(8.0)), {}),
+        "topology.scattered": lambda: ((numbers(8, 2).cpu().numpy(), np.arange(8.0)), {}),
         "topology.flood_below": lambda: ((field(), 0.1), {}),
         "topology.barrier_distance": lambda: ((field(), field() + 0.1), {}),
         "topology.bottleneck": lambda: ((diagram(), diagram()), {}),
@@ -594,7 +604,7 @@ def _edge():
 
 
 def _residual():
-    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(DEVICE)
     return la.Objective(net, la.supervised(F.cross_entropy), [batch()])
 
 

@@ -1,6 +1,6 @@
 """Planes through checkpoints: two, three or four of them, or a whole trajectory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from lossatlas.landscape.buffers import between, split_statistics
 from lossatlas.landscape.plane import Plane, plane
 from lossatlas.linalg.params import Params, add, dot, multiply, norm, subtract
 from lossatlas.objective import Objective
-from lossatlas.objective.point import State, split_state
+from lossatlas.objective.point import State, placed_as, split_state
 
 Array = NDArray[np.float64]
 _MARGIN = 0.5
@@ -34,7 +34,7 @@ def plane_through(*checkpoints: Params) -> Plane:
 
     Args:
         *checkpoints: two to four points with the same names and shapes: parameters, or
-            `model.state_dict()`.
+            `model.state_dict()`. Their tensors may be on several devices.
 
     Returns:
         The plane, with the landmark "checkpoints" and bounds that show all of them.
@@ -55,7 +55,7 @@ def plane_through(*checkpoints: Params) -> Plane:
     """
     if not 2 <= len(checkpoints) <= 4:
         raise ArgumentError(f"give two to four checkpoints; got {len(checkpoints)}.")
-    points, statistics = split_statistics(checkpoints)
+    points, statistics = split_statistics(_together(checkpoints))
     return through(points, statistics)
 
 
@@ -106,7 +106,15 @@ def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Pl
     """
     check_list("checkpoints", checkpoints, "points of parameter space")
     _check_enough(dimension, len(checkpoints))
-    return along(*split_statistics(checkpoints), dimension)
+    return along(*split_statistics(_together(checkpoints)), dimension)
+
+
+def _together(points: Sequence[Params]) -> list[Params]:
+    # Weights of the model on a card, and others that were read on the host.
+    first, *others = points
+    if not isinstance(first, Mapping) or not all(isinstance(p, Mapping) for p in others):
+        return list(points)
+    return [first, *(placed_as(point, first) for point in others)]
 
 
 def states_of(

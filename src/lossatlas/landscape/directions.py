@@ -90,6 +90,17 @@ class RandomDirection(Mapping[str, Tensor]):
         self.normalization, self.biases = normalization, biases
         self.still = {name: row for name, row in still.items() if name in weights}
 
+    def scaled_to(self, weights: Params) -> "RandomDirection":
+        """The same numbers, scaled to other weights and drawn where these are."""
+        return RandomDirection(
+            weights,
+            self.seed,
+            self.axis,
+            self.normalization,
+            biases=self.biases,
+            still=self.still,
+        )
+
     def __getitem__(self, name: str) -> Tensor:
         return self.whole(name)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,13 @@ from lossatlas.landscape.directions import Normalization, RandomDirection, zero_
 from lossatlas.linalg.params import Params, add, dot, fingerprint, norm, subtract
 from lossatlas.objective import Objective
 from lossatlas.objective.names import padding_rows
-from lossatlas.objective.point import State, check_precision, split_state
+from lossatlas.objective.point import (
+    State,
+    check_precision,
+    fetched,
+    on_devices_of,
+    split_state,
+)
 
 Array = NDArray[np.float64]
 
@@ -317,7 +324,7 @@ def settled(objective: Objective, plane: Plane) -> Plane:
     if plane.origin.keys() == own.keys() and before is None:
         check_same_structure(plane=plane.origin, objective=own)
         check_precision(plane.origin, own)
-        return plane
+        return _placed(objective, plane)
     held = {} if before is None else before.origin
     extra = [name for name in plane.origin if name not in own]
     moved = {n for n in extra if any(bool(d[n].any()) for d in plane.directions)}
@@ -330,12 +337,27 @@ def settled(objective: Objective, plane: Plane) -> Plane:
     own_buffers = Buffers({n: plane.origin[n] for n in beside}, moving)
     whole = own_buffers if kept is None else kept.joined(own_buffers)
     changed = state.params.keys() != plane.origin.keys()
-    return replace(
+    found = replace(
         plane,
         origin=state.params if changed else plane.origin,
         directions=tuple(lines) if changed else plane.directions,
         buffers=whole if whole.origin else None,
     )
+    return _placed(objective, found)
+
+
+def _placed(objective: Objective, plane: Plane) -> Plane:
+    # Checkpoints are often read on the host. What is drawn is drawn where its weights are.
+    def here(point: Params) -> Params:
+        if not isinstance(point, RandomDirection):
+            return fetched(on_devices_of(objective.model, point))
+        weights = here(point.weights)
+        return point if weights is point.weights else point.scaled_to(weights)
+
+    origin, *lines = map(here, (plane.origin, *plane.directions))
+    if origin is plane.origin and all(map(is_, lines, plane.directions)):
+        return plane
+    return replace(plane, origin=origin, directions=tuple(lines))
 
 
 def _checked_coordinates(coordinates: object, dimension: int) -> list[float]:

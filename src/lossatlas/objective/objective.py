@@ -397,7 +397,7 @@ class Objective:
         Args:
             params: where; the present weights by default. Names and shapes as in `.params`, or
                 a full state dict of the model: its buffers (running statistics) are then used
-                in the place of the model's own.
+                in the place of the model's own. Tensors of another device are sent.
 
         Returns:
             A plain number; NaN or inf where the loss is.
@@ -735,7 +735,7 @@ class Objective:
 
     def split(self, params: Params) -> State:
         """A point in two parts: the parameters that move, and the buffers that go with them."""
-        return split_state(self.model, self.mode, self.shapes, params)
+        return split_state(self.model, self.mode, self.shapes, params).fetched()
 
     def prepare(self) -> None:
         """Estimate running statistics anew at the weights swapped in, where the mode asks."""

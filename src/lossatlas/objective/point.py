@@ -1,6 +1,6 @@
 """A point of parameter space as a state dict: parameters that move, buffers with them."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +29,10 @@ class State:
         """Both parts as one mapping."""
         return {**self.params, **self.buffers} if self.buffers else self.params
 
+    def fetched(self) -> "State":
+        """The same point, with all tensors where they are needed."""
+        return State(fetched(self.params), fetched(self.buffers))
+
 
 def split_state(
     model: nn.Module, mode: str, own: Params, point: Params, keep: Container[str] = ()
@@ -37,7 +41,7 @@ def split_state(
     if not isinstance(point, Mapping) or not point.keys() - own.keys():
         check_same_structure(params=point, objective=own)
         check_precision(point, own)
-        return State(point)
+        return State(on_devices_of(model, point))
     every: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     place = {id(value): name for name, value in model.named_parameters()}
     alias = {name: place[id(value)] for name, value in every.items()}
@@ -56,7 +60,45 @@ def split_state(
         check_same_structure(state={name: value}, model={name: every[name]})
         if name in keep or not _spare(name, value, every[name]):
             buffers[name] = value
-    return State(params, buffers)
+    return State(on_devices_of(model, params), on_devices_of(model, buffers))
+
+
+class _Moved(Mapping[str, Tensor]):
+    # Tensors are sent when they are asked for: many checkpoints need not fit on a card.
+
+    def __init__(self, point: Params, places: Mapping[str, torch.device]) -> None:
+        self._point, self._places = point, places
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._point[name]
+        return value.to(self._places.get(name, value.device))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._point)
+
+    def __len__(self) -> int:
+        return len(self._point)
+
+
+def placed_as(point: Params, like: Params) -> Params:
+    """A point on the devices of tensors of the same names; itself where it is there already."""
+    places = {n: like[n].device for n in point if n in like and not like[n].is_meta}
+    if all(point[name].device == device for name, device in places.items()):
+        return point
+    return _Moved(point, places)
+
+
+def fetched(point: Params) -> Params:
+    """A point whose tensors are all sent; itself where nothing is to be sent."""
+    return dict(point) if isinstance(point, _Moved) else point
+
+
+def on_devices_of(model: nn.Module, point: Params) -> Params:
+    """A point where parameters and buffers of a model are; itself where it is there already."""
+    if not point:
+        return point
+    own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return placed_as(point, own | dict(model.named_buffers(remove_duplicate=False)))
 
 
 def check_precision(point: Params, own: Params) -> None:
