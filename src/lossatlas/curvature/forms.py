@@ -96,11 +96,10 @@ class PlacedLeaves(dict[str, Tensor]):
         """The derivative of a number, times a scale, summed over the processes of a model."""
         placed, ranks = self._local.placed, self._local.collective_ranks
         assert placed is not None
-        count = 1 if ranks is None else ranks.size
         # Scales within the backward pass stay within the range of any dtype.
         typical = scale if ranks is None else max(ranks.gather(scale))
         share = 0.0 if self._local.idling else scale / typical
-        parts = placed.gradients(inner * share, count)
+        parts = placed.gradients(inner * share, ranks)
         found = [parts[name] for name in self]
         return [None if part is None else part * typical for part in found]
 

@@ -5,7 +5,7 @@ foreign modules read memory of their own, hooks bring weights in at every call. 
 written where these weights lie, the model runs as it is, and the bits come back afterwards.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lossatlas.errors import LossError, ModelError
 from lossatlas.linalg.params import Params
 from lossatlas.objective.user_code import wrap_errors
+from lossatlas.ranks import Ranks
 from lossatlas.shards import (
     fsdp_modules,
     groups_of,
@@ -222,12 +223,12 @@ class WeightsInPlace(Mapping[str, Tensor]):
         if interrupted is not None:
             raise interrupted
 
-    def gradients(self, loss: Tensor, count: int) -> dict[str, Tensor | None]:
+    def gradients(self, loss: Tensor, ranks: Ranks | None) -> dict[str, Tensor | None]:
         """Gradients of a loss, by the module's own backward pass.
 
         Args:
             loss: a number with its graph.
-            count: over how many processes a sharded module averages its gradients.
+            ranks: the processes over which a sharded module averages its gradients.
 
         Returns:
             name -> the whole gradient, summed over the processes that share the module; None
@@ -240,12 +241,32 @@ class WeightsInPlace(Mapping[str, Tensor]):
                 name: None if part is None else whole(part)
                 for name, part in zip(self.slots, parts, strict=True)
             }
+        count = 1 if ranks is None else ranks.size
         with _grads_put_away(self._every):
             torch.autograd.backward(loss)
-            return {
-                name: None if (part := slot.parameter.grad) is None else whole(part) * count
+            found = {
+                name: None if (part := slot.parameter.grad) is None else whole(part)
                 for name, slot in self.slots.items()
             }
+        split = {name for name, slot in self.slots.items() if is_sharded(slot.parameter)}
+        for name in split:
+            part = found[name]
+            found[name] = None if part is None else part * count
+        if ranks is not None and len(split) < len(found):
+            self._sum(found, found.keys() - split, ranks)
+        return found
+
+    def _sum(self, found: dict[str, Tensor | None], names: Set[str], ranks: Ranks) -> None:
+        # Parameters that every process holds whole beside those that are sharded: the module
+        # leaves their gradients as they are on each. Some processes may have none.
+        own = [name for name in self.slots if name in names and found[name] is not None]
+        reached = set().union(*ranks.gather(own))
+        for name in (name for name in self.slots if name in reached):
+            part = found[name]
+            if part is None:
+                part = torch.zeros_like(self.slots[name].parameter)
+            found[name] = part
+            ranks.add(part)
 
     def check_gradients(self) -> None:
         """Refuse weights that are gone after a pass, and those that get no gradient."""
@@ -376,8 +397,7 @@ def batch_gradient(
     if not total.sum.requires_grad:
         return dict.fromkeys(placed.slots), share * total.weight
     with wrap_errors("the gradient of `loss`", "look at its backward pass."):
-        count = 1 if ranks is None else ranks.size
-        parts = placed.gradients(total.sum * (share / typical), count)
+        parts = placed.gradients(total.sum * (share / typical), ranks)
     scaled = {n: None if part is None else part * typical for n, part in parts.items()}
     return scaled, share * total.weight
 
