@@ -239,6 +239,12 @@ def test_a_free_search_that_found_nothing_is_not_listed(fitted, monkeypatch):
     assert "none is expected to end lower" in blind.verdict
 
 
+def test_two_searches_that_differ_by_rounding_are_both_the_best():
+    row = best_schedule.ScheduleRow("free, in stairs", 3, 0.1079, 2.8e-17, False)
+    assert row.verdict == "the best"
+    assert replace(row, behind=2e-6).verdict == "+2.0e-06, indistinguishable"
+
+
 def test_a_fit_that_failed_its_checks_ranks_schedules_only_by_force():
     step = np.arange(5, 301, 5)
     rates = schedules.cosine(600, 3e-3)[:300]

@@ -273,7 +273,7 @@ def test_one_log_names_the_runs_that_tell_of_other_schedules(rates, runs):
             "from one log nothing can be said about them, because MultiPowerLaw fails" in text
         )
         assert all(run in text for run in runs)
-        assert "The last losses compare these schedules directly" in text
+        assert "The last losses, averaged over a sixteenth of the updates, compare" in text
         assert "`lossatlas forecast fit LOG new1.csv new2.csv --out forecast`" in text
         assert "`lossatlas forecast schedule forecast --steps 400 --peak " in text
 
@@ -289,7 +289,10 @@ def test_what_helps_depends_on_the_runs_at_hand():
     assert (
         "What helps: not more runs of this kind, because MultiPowerLaw does not follow" in said
     )
-    assert "compare your runs directly, best first: r" in said
+    ends = [np.mean(run.loss[375:]) for run in runs]
+    assert four.began_with.ends == pytest.approx(ends)
+    best = runs[int(np.argmin(ends))].name
+    assert f"(± one standard error) compare your runs directly: {best} " in said
     assert "more: " not in said
     assert "more runs" not in said.replace("not more runs", "")
 
@@ -323,8 +326,9 @@ def test_a_law_that_missed_by_less_is_said_to_have_no_interval():
     assert all("fit_best" not in text for text in said)
 
 
-def test_a_wide_interval_stands_alone():
-    fitted = forecast.fit(LastLevel(), Curve(STEP[:60], flat_early()[:60]))
+@pytest.mark.parametrize("updates", [60, 400])
+def test_the_interval_of_a_simple_forecast_stands_alone(updates):
+    fitted = forecast.fit(LastLevel(), Curve(STEP[:updates], flat_early()[:updates]))
     estimate = fitted.estimates()[0]
     assert estimate.texts[1] == ""
     assert estimate.reason.startswith("90 % interval [")

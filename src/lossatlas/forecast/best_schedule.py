@@ -26,6 +26,7 @@ KNOTS = 48  # of the smooth optimum
 STAIRS = 32  # blocks of the staircase
 MANY_FALLS = 50  # fewer falls than this make a staircase
 FRACTIONS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0)
+_ROUNDING = 1e-9  # share of a loss that tells nothing
 END = 0.01  # of the peak: where the shapes stop that cannot reach zero
 ABRUPT = 0.005  # of the steps: a cooldown shorter than this is an artefact of the law
 
@@ -53,7 +54,8 @@ class ScheduleRow:
     @property
     def verdict(self) -> str:
         """What to think of the schedule, in a few words."""
-        if self.behind == 0:
+        # Searches that end at one optimum differ by rounding.
+        if self.behind <= _ROUNDING * abs(self.loss):
             return "the best"
         words = {True: "worse", False: "indistinguishable", None: "error of the law unknown"}
         return f"+{_gap(self.behind)}, {words[self.distinguishable]}"

@@ -11,13 +11,13 @@ from lossatlas.forecast import schedules
 from lossatlas.forecast.curve import Curve, labels
 from lossatlas.forecast.identifiability import distinct_schedules
 from lossatlas.forecast.own_schedule import own_schedule
-from lossatlas.forecast.recent import recent
 from lossatlas.forecast.validation import LEAST
 from lossatlas.io.records import record
-from lossatlas.text import count, number
+from lossatlas.text import count, with_error
 
 Floats = NDArray[np.float64]
 
+LATE, FEWEST = 1 / 16, 4  # share of the updates, and losses, that show where a run ended
 COOLDOWN = 0.2  # of the updates: the fall of the run that holds its rate first
 
 
@@ -32,7 +32,8 @@ class RejectedLaw:
         describes: whether it follows the losses that it was fitted to.
         error: root mean square log error of the second halves; NaN without a backtest.
         runs: the runs it was fitted to.
-        levels: the typical loss at the end of each.
+        ends: the mean loss of the last sixteenth of the updates of each.
+        stderrs: standard errors of these means.
         schedules: how many different schedules they have.
     """
 
@@ -41,7 +42,8 @@ class RejectedLaw:
     describes: bool
     error: float
     runs: tuple[str, ...]
-    levels: tuple[float, ...]
+    ends: tuple[float, ...]
+    stderrs: tuple[float, ...]
     schedules: int
 
 
@@ -49,10 +51,20 @@ def rejected_law(
     law: str, reason: str, *, describes: bool, error: float, curves: Sequence[Curve]
 ) -> RejectedLaw:
     """A law that failed, with the runs it was fitted to."""
-    levels = tuple(recent(curve).level for curve in curves)
+    ends, stderrs = zip(*map(_end, curves), strict=True)
     rates = [curve.lr for curve in curves if curve.lr is not None]
     names = tuple(labels(curves))
-    return RejectedLaw(law, reason, describes, error, names, levels, distinct_schedules(rates))
+    return RejectedLaw(
+        law, reason, describes, error, names, ends, stderrs, distinct_schedules(rates)
+    )
+
+
+# The mean of the last losses, and its standard error: a cooldown shows in the very last ones.
+def _end(curve: Curve) -> tuple[float, float]:
+    late = curve.step > (1 - LATE) * curve.step[-1]
+    late[-FEWEST:] = True
+    losses = curve.loss[late]
+    return float(losses.mean()), float(losses.std(ddof=1) / np.sqrt(losses.size))
 
 
 def other_schedules(curve: Curve, tried: RejectedLaw | None, files: Sequence[str]) -> str:
@@ -146,7 +158,8 @@ def _then(curve: Curve, files: Sequence[str], known: int) -> str:
     new = [f"new{i}.csv" for i in range(1, max(LEAST - known, 1) + 1)]
     names = shlex.join([*(files or ["LOG"] * (known > 0)), *new])
     begin = (
-        "The last losses compare these schedules directly. "
+        "The last losses, averaged over a sixteenth of the updates, compare these schedules "
+        "directly. "
         f"`lossatlas forecast fit {names} --out forecast` then fits all logs together, and "
         "where a law passes its checks, `lossatlas forecast schedule forecast"
     )
@@ -159,9 +172,9 @@ def _then(curve: Curve, files: Sequence[str], known: int) -> str:
 
 # The runs at hand compare their schedules by themselves.
 def _compared(tried: RejectedLaw) -> str:
-    order = np.argsort(tried.levels)
-    told = [f"{tried.runs[i]} {number(tried.levels[i], 3)}" for i in order]
+    order = np.argsort(tried.ends)
+    told = [f"{tried.runs[i]} {with_error(tried.ends[i], tried.stderrs[i])}" for i in order]
     return (
-        "The losses of the last quarter compare your runs directly, best first: "
-        f"{', '.join(told)}. Each further schedule needs a run of its own."
+        "The mean losses of the last sixteenth of the updates (± one standard error) compare "
+        f"your runs directly: {', '.join(told)}. Each further schedule needs a run of its own."
     )

@@ -137,7 +137,8 @@ class OwnSchedule:
         first = 1 if own is None else self._first_difference(own, rates)
         if first:
             raise ArgumentError(
-                f"`schedule` is not that of the log, whose rates are: {in_words(self._shown)}; "
+                "the schedule asked for (`schedule`) is not that of the log, whose rates are: "
+                f"{in_words(self._shown)}; "
                 f"yours differs from update {first:,} on. {law} knows no learning rate and "
                 f"says nothing of other schedules; it can be asked about {self.may_ask}. "
                 f"{_RUNS}"
@@ -167,7 +168,7 @@ class OwnSchedule:
         return float(self.curve.lr.max())
 
 
-_RUNS = "`lossatlas forecast schedule` names the runs that would tell."
+_RUNS = "A law fitted to three runs may: `lossatlas forecast schedule` names the runs."
 _NEVER_ZERO = ("exponential", "inverse")
 
 

@@ -114,8 +114,9 @@ class Prediction(Result):
     def estimates(self) -> tuple[Estimate, ...]:
         """The final loss, and what was measured."""
         final = forecast_estimate(
-            "final loss", self.final, self.level, self.groups, self.reason
-        )
+            "final loss", self.final, self.level, self.groups, self.reason,
+            alone=bool(self.basis),
+        )  # fmt: skip
         if self.measured is None:
             return (final,)
         why = "the loss at one step of one run"
@@ -214,14 +215,20 @@ def spans_decades(losses: Sequence[Floats]) -> bool:
 
 
 def forecast_estimate(
-    name: str, final: tuple[float, float, float], level: float, groups: int, reason: str
+    name: str,
+    final: tuple[float, float, float],
+    level: float,
+    groups: int,
+    reason: str,
+    *,
+    alone: bool = False,
 ) -> Estimate:
     """A forecast loss whose interval at `level` is the forecast's, to first order."""
     loss, lower, upper = final
     half = np.log(upper / lower) / 2
     if not np.isfinite(half):
         return Estimate(loss, why_no_error=reason or "there is no interval", name=name)
-    if half > SKEWED:
+    if alone or half > SKEWED:
         ends = with_ends(loss, lower, upper)[1]
         return Estimate(loss, why_no_error=f"{100 * level:g} % interval {ends}", name=name)
     stderr = float(loss * half / t_quantile(level, groups + 1))
