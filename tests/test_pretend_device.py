@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 import cases
 import fuzz_calls
@@ -393,6 +394,48 @@ def test_controllers(policy):
         net, (_, controller) = trained(device, make, step)
         assert not any(record.failed for record in controller.log)
         return net, [record.scales for record in controller.log]
+
+    assert_same_on_both(measure)
+
+
+def _on_the_host(state):
+    return tree_map(lambda x: x.cpu() if isinstance(x, torch.Tensor) else x, state)
+
+
+@pytest.mark.parametrize("policy", ["momo", "growth", "group-noise"])
+def test_states_of_controllers_and_averages_are_read_on_the_host(policy):
+    def make(net):
+        rule = steering.POLICIES[policy]()
+        if policy != "momo":
+            rule = dataclasses.replace(rule, every=3)
+        optimizer = torch.optim.SGD(_group(net, policy), lr=0.01)
+        controller = steering.LandscapeLR(optimizer, rule, warmup=0, model=net)
+        lawa = steering.LAWA(net, 3, every=1, batches=[batch(0)])
+        return optimizer, controller, lawa, steering.EMA(net, 0.9, batches=[batch(0)])
+
+    def step(net, held, x, y, loss):
+        held[1].observe(loss)
+        held[0].step()
+        held[1].step(lambda: F.cross_entropy(net(x), y, reduction="none"))
+        for each in held[2:]:
+            each.update()
+        for each in held[1:]:
+            each.load_state_dict(_on_the_host(each.state_dict()))
+
+    def measure(device):
+        net, (_, controller, *averages) = trained(device, make, step)
+        assert not any(record.failed for record in controller.log)
+        return net, [each.average for each in averages]
+
+    assert_same_on_both(measure)
+
+
+def test_networks_of_the_host_are_evaluated_together():
+    def measure(device):
+        net = network().to(device)
+        states = {n: torch.stack([p, 2 * p]).cpu() for n, p in net.named_parameters()}
+        data = training.Dataset(*batch("data", examples=48))
+        return training.evaluate_ensemble(net, states, data)
 
     assert_same_on_both(measure)
 

@@ -222,8 +222,14 @@ def _named(gradients: Gradients) -> dict[str, Tensor]:
 
 
 def _unnamed(optimizer: torch.optim.Optimizer, kept: dict[str, Tensor]) -> Gradients:
+    # A state may have been read on another device than that of the weights.
     return [
-        [kept.get(f"{number}.{index}") for index in range(len(group["params"]))]
+        [
+            None
+            if (saved := kept.get(f"{number}.{index}")) is None
+            else saved.to(weight.device)
+            for index, weight in enumerate(group["params"])
+        ]
         for number, group in enumerate(optimizer.param_groups)
     ]
 

@@ -320,11 +320,12 @@ class DistanceTracker:
         """Go on from a state."""
         self._start, self._last, self._waiting = None, None, []
         if state["start"]:
-            self._sizes = []
-            self._sampled()
+            # Sizes are found where views are made.
+            self._sizes, self._views = [], None
+            here = self._sampled()
             kept = (state["start"], state["last"], *state.get("waiting", ()))
             self._start, self._last, *self._waiting = (
-                torch.cat(list(each.values())) for each in kept
+                torch.cat(list(each.values())).to(here.device) for each in kept
             )
             self._scales = list(state.get("scales", ()))
         self._max_distance, self._squares = state["distance"], state["squares"]

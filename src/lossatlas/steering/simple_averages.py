@@ -134,6 +134,8 @@ class LAWA(WeightAverage):
             state_dict: what `state_dict` gave.
         """
         super().load_state_dict(state_dict)
+        # A state may have been read on another device than that of the weights.
         self._latest = [
-            [kept[name].clone() for name in self.params] for kept in state_dict["latest"]
+            [kept[name].to(p.device).clone() for name, p in self.params.items()]
+            for kept in state_dict["latest"]
         ]

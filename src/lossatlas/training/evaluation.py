@@ -53,13 +53,19 @@ def evaluate_ensemble(
     missing = [name for name, p in named.items() if p.requires_grad and name not in states]
     if missing:
         raise StructureError(f"`states` has no entry '{missing[0]}'; give all parameters.")
-    plan = make_plan(data, batch_size, next(iter(named.values())).device)
+    device = next(iter(named.values())).device
+    plan = make_plan(data, batch_size, device)
     measure = as_loss(loss, task_of(data))
     groups = zip(*(torch.split(v, together) for v in states.values()), strict=True)
     with preserved_modes(model), torch.no_grad():
         model.eval()
         losses = [
-            _evaluate(model, dict(zip(states, group, strict=True)), plan, measure)
+            _evaluate(
+                model,
+                {n: v.to(device) for n, v in zip(states, group, strict=True)},
+                plan,
+                measure,
+            )
             for group in groups
         ]
     return np.concatenate(losses)
