@@ -34,7 +34,7 @@ from lossatlas.inits.ranking import trust as simulated_trust
 from lossatlas.landscape.mapping import MapPlan
 from lossatlas.landscape.span import SpanSuggestion
 from lossatlas.result import Result
-from phrases import INDISTINGUISHABLE, faults_of
+from phrases import faults_of
 from plots.paper_boxes import faults
 from plots.sample_landscapes import box_map, line_map, refined_map, sample_map, with_trajectory
 from report.sample_comparisons import valleys
@@ -256,11 +256,7 @@ def test_its_words_show_what_they_claim(found):
     said += [cell for row in found.rows() for cell in row]
     said += [cell for table in found.tables() for row in table.rows for cell in row]
     said += [text for figure in found.figures() for text in (figure.caption, figure.alt)]
-    faults = [fault for text in said for fault in faults_of(text)]
-    if type(found).__module__.startswith("lossatlas.weights."):
-        # Its sentences still say "told apart".
-        faults = [fault for fault in faults if fault[0] != INDISTINGUISHABLE]
-    assert not faults
+    assert not [fault for text in said for fault in faults_of(text)]
 
 
 def test_its_numbers_have_errors_or_reasons(found):

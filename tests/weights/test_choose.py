@@ -119,7 +119,7 @@ def test_what_is_said_of_the_best_has_its_difference_and_its_interval():
             "allows for 2 comparisons with the best (95 % for all together)"
             in (found.sentences()[1])
         )
-        assert ("not told apart" in found.headline()) == (low <= 0)
+        assert ("indistinguishable" in found.headline()) == (low <= 0)
     assert "by more than the error" not in " ".join(clear.sentences())
 
 

@@ -175,7 +175,7 @@ def test_differences_are_paired_and_said():
     (-0.5, "is better than the base and a.pt."),
     (0.5, "is worse than the base (difference 0.500 ± 0.020) and a.pt "
           "(difference 0.500 ± 0.020)."),
-    (0.0, "is not told apart from the base (difference 0.000 ± 0.020) and a.pt "
+    (0.0, "is indistinguishable from the base (difference 0.000 ± 0.020) and a.pt "
           "(difference 0.000 ± 0.020)."),
 ])  # fmt: skip
 def test_a_merge_says_whether_it_helped(value, said):
@@ -350,7 +350,7 @@ def test_the_best_merge_is_compared_with_the_base_and_the_best_expert():
     verdict, choice = found.sentences()[:2]
     assert verdict == found.headline()
     assert "better than the base (difference" in verdict
-    assert f"not told apart from the best single expert, {closest} (" in verdict
+    assert f"indistinguishable from the best single expert, {closest} (" in verdict
     assert "95 % interval [" in verdict
     assert "chosen on these examples" in choice
     names = [e.name for e in found.estimates()[:2]]
@@ -384,7 +384,9 @@ def test_merges_of_one_loss_have_one_verdict():
         found = compare_merges(task, *slopes(start, 1.0, 1.1), methods=["average", scale])
         plain = found.against["base"].interval()[0] > 0
         told = [text for text in found.sentences() if "better than the base" in text]
-        apart = [text for text in found.sentences() if "not told apart from the base" in text]
+        apart = [
+            text for text in found.sentences() if "indistinguishable from the base" in text
+        ]
         assert not (told and apart), found.sentences()
         differ += plain and bool(apart)
     # In between, a difference is sure by itself, and not among all pairs.

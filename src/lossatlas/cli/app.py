@@ -33,8 +33,8 @@ _COMMANDS = {
 
 
 def _load(name: str) -> click.Command:
-    found: click.Command = importlib.import_module(f"lossatlas.cli.{name}").command
-    return found
+    command: click.Command = importlib.import_module(f"lossatlas.cli.{name}").command
+    return command
 
 
 def _entry(name: str, text: str) -> tuple[str, Callable[[], click.Command]]:

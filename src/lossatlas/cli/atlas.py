@@ -51,11 +51,11 @@ def run(settings: AtlasSettings, output: Output) -> None:
         surveys = [survey for run in runs for survey in run.surveys]
         files["film"] = write_film(surveys, settings.film)
     rows = [(run.name, count(len(run.surveys), "survey"), "") for run in runs]
-    found = {
+    sources = {
         "runs": {run.name: list(run.steps) for run in runs},
         "other_results": len(others),
     }
-    output.result(found, f"atlas: {holds(runs, others)}", rows, files=files)
+    output.result(sources, f"atlas: {holds(runs, others)}", rows, files=files)
 
 
 command = Command(

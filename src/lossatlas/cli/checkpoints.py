@@ -51,12 +51,12 @@ class Checkpoints:
         )
         return replace(self.subject, data=loaded).objective(self.objective.mode)
 
-    def report(self, found: Result, file: Path, title: str) -> Path:
+    def report(self, result: Result, file: Path, title: str) -> Path:
         """Write the page of a result."""
         settings, (model, data) = self.subject.settings, self.objective.fingerprint()
         seed, used = settings.seed, settings.model_dump(mode="json")
         record = Provenance(seed=seed, settings=used, model=model, data=data)
-        return write_report(found, file, title=title, provenance=record)
+        return write_report(result, file, title=title, provenance=record)
 
     def write(self, params: Params, file: Path) -> Path:
         """Write a network with all buffers; running statistics that fit it."""

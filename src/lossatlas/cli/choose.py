@@ -66,40 +66,40 @@ def run(settings: ChooseSettings, output: Output) -> None:
     given = load_checkpoints(settings, files, output)
     ledger = destination.file("choice.resume")
     with output.progress("judging checkpoints") as progress:
-        found = choose(
+        choice = choose(
             given.objective, *given.states,
             names=_names(files), averages=settings.averages,
             sharpness=settings.sharpness, localization=settings.localization,
             level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
         )  # fmt: skip
-    found = replace(found, writing=_writing(settings, files, found))
+    choice = replace(choice, writing=_writing(settings, files, choice))
     written = {
-        "results": found.save(destination.file("choice.nc")),
-        "report": given.report(found, destination.file("choice.html"), "Which checkpoint"),
+        "results": choice.save(destination.file("choice.nc")),
+        "report": given.report(choice, destination.file("choice.html"), "Which checkpoint"),
     }
     remove_ledger(ledger)
-    extra = {"best": found.best, "equal": found.equal, "mode": given.objective.mode}
+    extra = {"best": choice.best, "equal": choice.equal, "mode": given.objective.mode}
     title = "held-out loss, and how far it is above the lowest"
-    output.result(found, title, _rows(found), files=written, extra=extra)
+    output.result(choice, title, _rows(choice), files=written, extra=extra)
 
 
-def _rows(found: "Choice") -> list[tuple[str, str, str, str]]:
+def _rows(choice: "Choice") -> list[tuple[str, str, str, str]]:
     from lossatlas.weights.choose import gap_text
 
     rows = []
-    for name, loss, gap in zip(found.names, found.losses, found.decisive, strict=True):
-        verdict = "may be the best" if name in found.equal else "worse"
-        is_best = name == found.best
+    for name, loss, gap in zip(choice.names, choice.losses, choice.decisive, strict=True):
+        verdict = "may be the best" if name in choice.equal else "worse"
+        is_best = name == choice.best
         verdict = "lowest" if is_best else verdict
         rows.append((name, str(loss), "" if is_best else gap_text(gap), verdict))
     return rows
 
 
 # The command that writes a mean which is the best.
-def _writing(settings: ChooseSettings, files: tuple[Path, ...], found: "Choice") -> str:
-    if not found.parts:
+def _writing(settings: ChooseSettings, files: tuple[Path, ...], choice: "Choice") -> str:
+    if not choice.parts:
         return ""
-    given: list[str] = [str(files[k]) for k in found.parts]
+    given: list[str] = [str(files[k]) for k in choice.parts]
     for name, field in SubjectSettings.model_fields.items():
         value = getattr(settings, name)
         if value != field.default:

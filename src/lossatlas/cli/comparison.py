@@ -44,7 +44,7 @@ def report_comparison(
     ledger = folder / "comparison.resume"
     objective = pair.objective
     with output.progress("mapping") as progress:
-        found = compare(
+        comparison = compare(
             objective,
             *pair.states,
             metrics=pair.subject.metrics(objective, output),
@@ -52,14 +52,14 @@ def report_comparison(
             progress=_both_maps(progress),
             **options,
         )
-    found = _signed(found, pair, title or f"{pair.subject.title}, two checkpoints")
-    results = found.save(folder / "comparison.nc")
-    page = write_report(found, folder / "report.html")
-    pictures = write_pictures(found, figures, folder)
+    comparison = _signed(comparison, pair, title or f"{pair.subject.title}, two checkpoints")
+    results = comparison.save(folder / "comparison.nc")
+    page = write_report(comparison, folder / "report.html")
+    pictures = write_pictures(comparison, figures, folder)
     _forget(ledger)
-    heading = str(found.provenance.settings["title"])
+    heading = str(comparison.provenance.settings["title"])
     written = {"results": results, "report": page} | pictures
-    output.result(found, heading, files=written, extra=_details(found))
+    output.result(comparison, heading, files=written, extra=_details(comparison))
 
 
 def _forget(ledger: Path) -> None:
@@ -128,7 +128,7 @@ _OTHER: dict[str, tuple[Mode, str]] = {
 }
 
 
-def _signed(found: Comparison, pair: _Pair, title: str) -> Comparison:
+def _signed(comparison: Comparison, pair: _Pair, title: str) -> Comparison:
     first, second = pair.states
     record = {
         "title": title,
@@ -137,15 +137,15 @@ def _signed(found: Comparison, pair: _Pair, title: str) -> Comparison:
         "first weights": fingerprint(first),
         "second weights": fingerprint(second),
     }
-    settings: Mapping[str, object] = {**found.provenance.settings, **record}
+    settings: Mapping[str, object] = {**comparison.provenance.settings, **record}
     maps = {
         name: replace(land, notes=(*pair.notes, *pair.otherwise, *land.notes))
         for name in ("first", "second", "line")
-        for land in [getattr(found, name)]
+        for land in [getattr(comparison, name)]
     }
-    record_of_both = replace(found.provenance, settings=settings)
-    statistics = (*found.statistics, *pair.otherwise)
-    return replace(found, **maps, provenance=record_of_both, statistics=statistics)
+    record_of_both = replace(comparison.provenance, settings=settings)
+    statistics = (*comparison.statistics, *pair.otherwise)
+    return replace(comparison, **maps, provenance=record_of_both, statistics=statistics)
 
 
 # Both maps have one grid: its points are counted twice before they are known to be fewer.
@@ -163,30 +163,32 @@ def _both_maps(tell: Progress) -> Progress:
     return both
 
 
-def _details(found: Comparison) -> dict[str, Any]:
+def _details(comparison: Comparison) -> dict[str, Any]:
     """What JSON holds beside estimates and sentences."""
-    settings, line = found.provenance.settings, found.line
+    settings, line = comparison.provenance.settings, comparison.line
     return {
         "title": settings.get("title"),
-        "verdict": found.headline(),
-        "barrier_at": None if found.top is None else found.excess.where,
-        "pairs": found.matching.pairs.tolist(),
-        "first": _side(found, 0),
-        "second": _side(found, 1),
+        "verdict": comparison.headline(),
+        "barrier_at": None if comparison.top is None else comparison.excess.where,
+        "pairs": comparison.matching.pairs.tolist(),
+        "first": _side(comparison, 0),
+        "second": _side(comparison, 1),
         "grid": {
-            "points": list(found.first.values.shape),
-            "ranges": [[float(axis[0]), float(axis[-1])] for axis in found.first.axes],
+            "points": list(comparison.first.values.shape),
+            "ranges": [[float(axis[0]), float(axis[-1])] for axis in comparison.first.axes],
             "line_points": int(line.values.size),
         },
         "mode": settings.get("mode"),
-        "notes": list(dict.fromkeys((*line.notes, *found.first.notes, *found.second.notes))),
+        "notes": list(
+            dict.fromkeys((*line.notes, *comparison.first.notes, *comparison.second.notes))
+        ),
     }
 
 
-def _side(found: Comparison, k: int) -> dict[str, Any]:
-    line, end = found.line, (0, -1)[k]
+def _side(comparison: Comparison, k: int) -> dict[str, Any]:
+    line, end = comparison.line, (0, -1)[k]
     return {
-        "file": found.provenance.settings.get(("first", "second")[k]),
+        "file": comparison.provenance.settings.get(("first", "second")[k]),
         "loss": float(line.values[end]),
         "loss_stderr": float(line.stderr[end]),
         "metrics": {

@@ -65,7 +65,7 @@ def run(settings: ConnectSettings, output: Output) -> None:
     metrics = given.subject.metrics(given.objective, output)
     ledger = destination.file("connection.resume")
     with output.progress("measuring the path") as progress:
-        found = connect(
+        connection = connect(
             given.objective, *given.states,
             kind=settings.kind, points=settings.points,
             steps=0 if settings.kind == "line" else settings.steps, lr=settings.lr,
@@ -73,26 +73,26 @@ def run(settings: ConnectSettings, output: Output) -> None:
             train=given.on(settings.train_data) if settings.train_data else None,
             metrics=metrics, seed=settings.seed, resume=ledger, progress=progress,
         )  # fmt: skip
-    files = {"results": found.save(destination.file("connection.nc"))}
-    for (name, file), bend in zip(_bends(settings).items(), found.bends, strict=True):
+    files = {"results": connection.save(destination.file("connection.nc"))}
+    for (name, file), bend in zip(_bends(settings).items(), connection.bends, strict=True):
         files[name] = given.write(bend, destination.file(file))
     title = f"from {settings.files[0]} to {settings.files[1]}"
-    files["report"] = given.report(found, destination.file("connection.html"), title)
+    files["report"] = given.report(connection, destination.file("connection.html"), title)
     remove_ledger(ledger)
     path = {
-        "at": found.at.tolist(),
-        "loss": found.loss.tolist(),
-        "stderr": found.stderr.tolist(),
-        "excess": found.excess.tolist(),
-        "excess_stderr": found.excess_stderr.tolist(),
-        "metrics": {name: values.tolist() for name, values in found.metrics.items()},
+        "at": connection.at.tolist(),
+        "loss": connection.loss.tolist(),
+        "stderr": connection.stderr.tolist(),
+        "excess": connection.excess.tolist(),
+        "excess_stderr": connection.excess_stderr.tolist(),
+        "metrics": {name: values.tolist() for name, values in connection.metrics.items()},
     }
     extra = {
         "path": path,
-        "is_barrier_certain": found.is_barrier_certain,
+        "is_barrier_certain": connection.is_barrier_certain,
         "mode": given.objective.mode,
     }
-    output.result(found, title, files=files, extra=extra)
+    output.result(connection, title, files=files, extra=extra)
 
 
 # The trained points of a path and their files.

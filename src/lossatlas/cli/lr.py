@@ -56,7 +56,7 @@ def run(settings: LRSettings, output: Output) -> None:
     files = [settings.weights] if settings.weights else []
     given = load_checkpoints(settings, files, output)
     with output.progress("short runs") as progress:
-        found = suggest_lr(
+        suggestion = suggest_lr(
             given.objective,
             settings.optimizer,
             lr=settings.lr,
@@ -72,10 +72,14 @@ def run(settings: LRSettings, output: Output) -> None:
     title, written = f"learning rate of {given.subject.title}", {}
     if settings.out is not None:
         destination = Destination(settings.out, WRITES)
-        written["results"] = found.save(destination.file("lr.nc"))
-        written["report"] = given.report(found, destination.file("lr.html"), title)
-    extra: dict[str, Any] = {"lr": found.lr, "low": found.low, "high": found.high}
-    output.result(found, title, files=written, extra=extra)
+        written["results"] = suggestion.save(destination.file("lr.nc"))
+        written["report"] = given.report(suggestion, destination.file("lr.html"), title)
+    extra: dict[str, Any] = {
+        "lr": suggestion.lr,
+        "low": suggestion.low,
+        "high": suggestion.high,
+    }
+    output.result(suggestion, title, files=written, extra=extra)
 
 
 command = Command(

@@ -101,20 +101,20 @@ def _merge(
 
     name, chosen = parsed(settings.method)
     base, *experts = given.states
-    found = merge(given.objective, base, *experts, method=name, **options, **chosen)
-    title = f"merged by {found.method}"
+    merged = merge(given.objective, base, *experts, method=name, **options, **chosen)
+    title = f"merged by {merged.method}"
     files = {
-        "weights": given.save(found.state_dict(), destination.file("merged.safetensors")),
-        "results": found.save(destination.file("merged.nc")),
-        "report": given.report(found, destination.file("merged.html"), title),
+        "weights": given.save(merged.state_dict(), destination.file("merged.safetensors")),
+        "results": merged.save(destination.file("merged.nc")),
+        "report": given.report(merged, destination.file("merged.html"), title),
     }
     extra = {
-        "method": found.method,
+        "method": merged.method,
         "mode": given.objective.mode,
-        "against": _numbers(found.against),
-        "coefficients": list(found.coefficients),
+        "against": _numbers(merged.against),
+        "coefficients": list(merged.coefficients),
     }
-    output.result(found, title, files=files, extra=extra)
+    output.result(merged, title, files=files, extra=extra)
 
 
 def _compare(
@@ -131,28 +131,30 @@ def _compare(
     methods = [spec.replace(";", ",") for spec in settings.compare]
     base, *experts = given.states
     with output.progress("merging") as progress:
-        found = compare_merges(
+        comparison = compare_merges(
             given.objective, base, *experts, methods=methods, resume=ledger,
             progress=progress, **options,
         )  # fmt: skip
     files = {
-        "results": found.save(destination.file("merged.nc")),
-        "report": given.report(found, destination.file("merged.html"), "Merges compared"),
+        "results": comparison.save(destination.file("merged.nc")),
+        "report": given.report(comparison, destination.file("merged.html"), "Merges compared"),
     }
     remove_ledger(ledger)
     extra = {
-        "best": found.best,
+        "best": comparison.best,
         "mode": given.objective.mode,
-        "losses": _numbers(found.losses),
-        "against": _numbers(found.against),
-        "coefficients": {name: list(shares) for name, shares in found.coefficients.items()},
-        "failed": dict(found.failed),
+        "losses": _numbers(comparison.losses),
+        "against": _numbers(comparison.against),
+        "coefficients": {
+            name: list(shares) for name, shares in comparison.coefficients.items()
+        },
+        "failed": dict(comparison.failed),
     }
-    output.result(found, "merges compared", files=files, extra=extra)
+    output.result(comparison, "merges compared", files=files, extra=extra)
 
 
-def _numbers(found: "Mapping[str, Estimate]") -> dict[str, dict[str, float]]:
-    return {n: {"value": e.value, "stderr": e.stderr} for n, e in found.items()}
+def _numbers(estimates: "Mapping[str, Estimate]") -> dict[str, dict[str, float]]:
+    return {n: {"value": e.value, "stderr": e.stderr} for n, e in estimates.items()}
 
 
 command = Command(

@@ -190,15 +190,15 @@ class RunRecord:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             return {}
-        if _MARK not in found and {"run", "printed"} <= found.keys():
-            return self._with_list(found)
-        is_ours = _MARK in found and found.get("command") == self.files.command
-        return found if is_ours else {}
+        if _MARK not in content and {"run", "printed"} <= content.keys():
+            return self._with_list(content)
+        is_ours = _MARK in content and content.get("command") == self.files.command
+        return content if is_ours else {}
 
     # Where a file is that was printed, should the folder have another name today.
     def _now(self, file: str) -> str:
@@ -264,9 +264,9 @@ def _inputs(value: Any) -> Iterator[tuple[str, Path]]:
             yield from _inputs(part)
     elif isinstance(value, str):
         texts = (value, value.rpartition(":")[0], value.partition(":")[2])
-        found = next((Path(text) for text in texts if text and _exists(text)), None)
-        if found is not None:
-            yield value, found
+        file = next((Path(text) for text in texts if text and _exists(text)), None)
+        if file is not None:
+            yield value, file
 
 
 def _absolute(text: str, path: Path) -> str:
@@ -344,8 +344,8 @@ def _parted(run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, part in value.items():
         nested = isinstance(part, Mapping)
-        found |= _flat(part, f"{prefix}{name}.") if nested else {f"{prefix}{name}": part}
-    return found
+        flat |= _flat(part, f"{prefix}{name}.") if nested else {f"{prefix}{name}": part}
+    return flat

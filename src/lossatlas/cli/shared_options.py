@@ -65,7 +65,7 @@ def in_order(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[int]]:
         number or two hold the same.
     """
     numbers = [re.findall(r"\d+", file.stem) for file in files]
-    steps = [int(found[-1]) for found in numbers if found]
+    steps = [int(match[-1]) for match in numbers if match]
     if len({*steps}) < len(files):
         return files, list(range(len(files)))
     by_step = dict(zip(steps, files, strict=True))

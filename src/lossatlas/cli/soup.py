@@ -49,16 +49,16 @@ def run(settings: SoupSettings, output: Output) -> None:
     if ordered != settings.files:
         output.note(IN_ORDER)
     given = load_checkpoints(settings, ordered, output)
-    found = soup(given.objective, *given.states, greedy=settings.greedy)
+    averaged = soup(given.objective, *given.states, greedy=settings.greedy)
     destination = Destination(settings.out, WRITES)
     files = {
-        "weights": given.save(found.state_dict(), destination.file("soup.safetensors")),
-        "results": found.save(destination.file("soup.nc")),
-        "report": given.report(found, destination.file("soup.html"), "Soup"),
+        "weights": given.save(averaged.state_dict(), destination.file("soup.safetensors")),
+        "results": averaged.save(destination.file("soup.nc")),
+        "report": given.report(averaged, destination.file("soup.html"), "Soup"),
     }
-    kept = [str(ordered[k - 1]) for k in found.kept]
+    kept = [str(ordered[k - 1]) for k in averaged.kept]
     output.result(
-        found, "soup", files=files, extra={"kept": kept, "mode": given.objective.mode}
+        averaged, "soup", files=files, extra={"kept": kept, "mode": given.objective.mode}
     )
 
 

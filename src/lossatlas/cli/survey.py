@@ -250,9 +250,9 @@ def _lists(settings: SurveySettings) -> bool:
 def _list_instruments(output: Output) -> None:
     from lossatlas.curvature import instruments
 
-    found = instruments()
-    listed = {one.name: one.question for one in found}
-    rows = [(one.name, one.question, one.cost) for one in found]
+    registered = instruments()
+    listed = {one.name: one.question for one in registered}
+    rows = [(one.name, one.question, one.cost) for one in registered]
     output.result({"instruments": listed}, "instruments, what they answer and cost", rows)
 
 
@@ -323,24 +323,24 @@ def _survey(settings: SurveySettings, output: Output) -> None:
     subject = load_subject(settings)
     checkpoints, optimizer = _prepared(settings, subject, output)
     ledger = settings.folder / "survey.resume"
-    found = _measure(settings, subject, checkpoints, optimizer, ledger=ledger, output=output)
+    measured = _measure(settings, subject, checkpoints, optimizer, ledger=ledger, output=output)
     if not is_first():
         return
-    found = _told(settings, subject, found)
-    files = {"results": found.save(settings.folder / "survey.nc")}
-    files["report"] = write_report(found, settings.folder / "report.html")
-    files |= write_pictures(found, settings.figures, settings.folder)
+    measured = _told(settings, subject, measured)
+    files = {"results": measured.save(settings.folder / "survey.nc")}
+    files["report"] = write_report(measured, settings.folder / "report.html")
+    files |= write_pictures(measured, settings.figures, settings.folder)
     if settings.film is not None:
-        files["film"] = write_film(found, settings.film)
+        files["film"] = write_film(measured, settings.film)
     for path in (ledger, instruments_ledger(ledger)):
         remove_ledger(path)
     # What a reader must know before the numbers, as on the page.
-    title = "\n".join((*alerts(found), found.title))
-    output.result(found, title, files=files)
+    title = "\n".join((*alerts(measured), measured.title))
+    output.result(measured, title, files=files)
 
 
 # What the page says first: whether the weights were trained, and what guessing gives.
-def _told(settings: SurveySettings, subject: "Subject", found: "Survey") -> "Survey":
+def _told(settings: SurveySettings, subject: "Subject", measured: "Survey") -> "Survey":
     from dataclasses import replace
 
     from lossatlas.cli.subject import chance_of
@@ -351,8 +351,8 @@ def _told(settings: SurveySettings, subject: "Subject", found: "Survey") -> "Sur
     facts |= chance_of(subject)
     if not trained:
         facts["train"] = settings.train.model_dump(mode="json")
-    record = found.provenance
-    return replace(found, provenance=replace(record, settings={**record.settings, **facts}))
+    record = measured.provenance
+    return replace(measured, provenance=replace(record, settings={**record.settings, **facts}))
 
 
 def _measure(

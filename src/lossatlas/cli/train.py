@@ -130,19 +130,19 @@ def run(settings: TrainingSettings, output: Output) -> None:
 
     chosen_device(settings.device)
     folder, ledger = settings.out, settings.out / "trainings.resume"
-    found, weights = _trained(settings, ledger, output)
-    results = io.save(found, folder / "trainings.nc")
-    page = write_report(found, folder / "trainings.html")
+    runs, weights = _trained(settings, ledger, output)
+    results = io.save(runs, folder / "trainings.nc")
+    page = write_report(runs, folder / "trainings.html")
     paths = {
         name: save_weights(weights[name], folder / _FILES[name])
         for name in weights
         if name in _FILES
     }
     io.remove_ledger(ledger)
-    title = str(found.provenance.settings["title"])
+    title = str(runs.provenance.settings["title"])
     files = {"results": results, "report": page}
-    rows = _table(found, paths)
-    output.result(_summary(found, paths), title, rows, files=files)
+    rows = _table(runs, paths)
+    output.result(_summary(runs, paths), title, rows, files=files)
 
 
 command = Command(
@@ -165,7 +165,7 @@ def _trained(
     kept: dict[str, Any] = {}
     alone = len(settings.recipes) * len(settings.lr) * settings.repeats == 1
     with output.progress("training") as progress:
-        found = train_recipes(
+        runs = train_recipes(
             setup,
             settings.recipes,
             steps=settings.updates(len(setup.train)),
@@ -179,8 +179,8 @@ def _trained(
             keep=kept if alone else None,
         )
     title = settings.title or f"{settings.model} on {settings.data}"
-    named = {**found.provenance.settings, "title": title, "recipes": list(found.names)}
-    return replace(found, provenance=replace(found.provenance, settings=named)), kept
+    named = {**runs.provenance.settings, "title": title, "recipes": list(runs.names)}
+    return replace(runs, provenance=replace(runs.provenance, settings=named)), kept
 
 
 def setup_of(settings: TrainingSettings) -> "TrainingSetup":
@@ -236,45 +236,45 @@ def _other(settings: TrainingSettings, data: "Dataset") -> "Dataset | None":
 
     if settings.test is None:
         return None
-    found = load_dataset(settings.test, normalize=normalization_of(settings.model))
-    fits = found.inputs.shape[1:] == data.inputs.shape[1:] and found.task == data.task
-    if not fits or found.vocabulary != data.vocabulary or found.outputs > data.outputs:
+    dataset = load_dataset(settings.test, normalize=normalization_of(settings.model))
+    fits = dataset.inputs.shape[1:] == data.inputs.shape[1:] and dataset.task == data.task
+    if not fits or dataset.vocabulary != data.vocabulary or dataset.outputs > data.outputs:
         raise ArgumentError(
             f"`test` must be data like '{settings.data}': {data.task}, inputs of "
-            f"{tuple(data.inputs.shape[1:])}, {data.outputs} outputs; got {found.task}, "
-            f"{tuple(found.inputs.shape[1:])}, {found.outputs}."
+            f"{tuple(data.inputs.shape[1:])}, {data.outputs} outputs; got {dataset.task}, "
+            f"{tuple(dataset.inputs.shape[1:])}, {dataset.outputs}."
         )
-    return found
+    return dataset
 
 
 # What `--json` prints.
-def _summary(found: "Runs", weights: Mapping[str, Path]) -> dict[str, Any]:
+def _summary(runs: "Runs", weights: Mapping[str, Path]) -> dict[str, Any]:
     return {
-        "title": found.provenance.settings["title"],
-        "verdict": found.headline(),
-        "measure": f"test {found.measure}",
-        "steps": found.steps,
-        "seeds": len(found.seeds),
-        "rates": list(found.rates),
+        "title": runs.provenance.settings["title"],
+        "verdict": runs.headline(),
+        "measure": f"test {runs.measure}",
+        "steps": runs.steps,
+        "seeds": len(runs.seeds),
+        "rates": list(runs.rates),
         "recipes": [
-            row.to_dict() | {"reasons": _reasons(found, row)} for row in found.summaries()
+            row.to_dict() | {"reasons": _reasons(runs, row)} for row in runs.summaries()
         ],
         "weights": {name: str(path) for name, path in weights.items()},
     }
 
 
 # What a person is shown.
-def _table(found: "Runs", weights: Mapping[str, Path]) -> Rows:
-    made = found.summaries()
-    return _single(found, made[0], weights) if len(made) == 1 else _several(found, made)
+def _table(runs: "Runs", weights: Mapping[str, Path]) -> Rows:
+    made = runs.summaries()
+    return _single(runs, made[0], weights) if len(made) == 1 else _several(runs, made)
 
 
-def _several(found: "Runs", made: Sequence["RecipeSummary"]) -> Rows:
+def _several(runs: "Runs", made: Sequence["RecipeSummary"]) -> Rows:
     from lossatlas.recipes import verdict
 
-    unit = "points" if found.measure == "accuracy" else "loss"
+    unit = "points" if runs.measure == "accuracy" else "loss"
     against = f"{unit} above {made[0].recipe} [95 %]"
-    lines = [("recipe, rate", f"test {found.measure}", against, "CPU time")]
+    lines = [("recipe, rate", f"test {runs.measure}", against, "CPU time")]
     lines += [_line(row) for row in made]
     for row in made:
         if row.untuned is not None:
@@ -295,24 +295,24 @@ def _line(row: "RecipeSummary") -> tuple[str, str, str, str]:
     return name, row.score_text, told, f"{row.overhead[0]:.2f}x"
 
 
-def _single(found: "Runs", row: "RecipeSummary", weights: Mapping[str, Path]) -> Rows:
+def _single(runs: "Runs", row: "RecipeSummary", weights: Mapping[str, Path]) -> Rows:
     from lossatlas.text import count, percent, with_error
 
-    why = "over seeds" if len(found.seeds) > 1 else "over examples"
+    why = "over seeds" if len(runs.seeds) > 1 else "over examples"
     lines = [
-        (f"test {found.measure}", row.score_text, why),
+        (f"test {runs.measure}", row.score_text, why),
         ("test loss", with_error(row.loss.value, row.loss.stderr), why),
-        ("rate", f"{row.lr:g}", f"{row.final_rate:.3g} at the last of {found.steps:,} updates"),
+        ("rate", f"{row.lr:g}", f"{row.final_rate:.3g} at the last of {runs.steps:,} updates"),
     ]
     if row.decisions:
         share = "" if math.isnan(row.steering) else f"{percent(row.steering)} of the CPU time"
         lines.append(("decisions", str(row.decisions), share))
-        lines += [("", f"{times:,}", reason) for reason, times in _reasons(found, row).items()]
+        lines += [("", f"{times:,}", reason) for reason, times in _reasons(runs, row).items()]
     if row.diverged:
         lines.append(("diverged", count(row.diverged, "training"), "its loss is not finite"))
-    read = found.recipes[0].weights
+    read = runs.recipes[0].weights
     scored = {
-        name: f"the test {found.measure} above" if name == read else "" for name in weights
+        name: f"the test {runs.measure} above" if name == read else "" for name in weights
     }
     return [
         *lines,
@@ -320,5 +320,5 @@ def _single(found: "Runs", row: "RecipeSummary", weights: Mapping[str, Path]) ->
     ]
 
 
-def _reasons(found: "Runs", row: "RecipeSummary") -> dict[str, int]:
-    return dict(Counter(record.reason for record in found.log(row.recipe)).most_common())
+def _reasons(runs: "Runs", row: "RecipeSummary") -> dict[str, int]:
+    return dict(Counter(record.reason for record in runs.log(row.recipe)).most_common())

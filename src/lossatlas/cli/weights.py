@@ -37,29 +37,33 @@ def run(settings: WeightsSettings, output: Output) -> None:
     """Read the file and print its spectra."""
     from lossatlas.weights import weight_spectra
 
-    found = weight_spectra(
+    spectra = weight_spectra(
         settings.file, names=settings.names, resampled=settings.resampled, seed=settings.seed
     )
     files = {}
     if settings.out is not None:
         destination = Destination(settings.out, WRITES)
-        files["spectra"] = found.save(destination.file("spectra.nc"))
-    rows = [_row(matrix) for matrix in found.matrices]
+        files["spectra"] = spectra.save(destination.file("spectra.nc"))
+    rows = [_row(matrix) for matrix in spectra.matrices]
     title = f"weights of {settings.file.name}"
-    output.result(found, title, rows, files=files, extra={"skipped": dict(found.skipped)})
+    output.result(spectra, title, rows, files=files, extra={"skipped": dict(spectra.skipped)})
 
 
-def _row(found: "MatrixSpectrum") -> tuple[str, str, str]:
-    shape = " x ".join(map(str, found.shape))
+def _row(matrix: "MatrixSpectrum") -> tuple[str, str, str]:
+    shape = " x ".join(map(str, matrix.shape))
     ranks = (
-        f"stable rank {found.stable_rank.value:.1f}, effective rank "
-        f"{found.effective_rank.value:.1f}, {found.spikes} above noise"
+        f"stable rank {matrix.stable_rank.value:.1f}, effective rank "
+        f"{matrix.effective_rank.value:.1f}, {matrix.spikes} above noise"
     )
-    if found.is_power_law is None:
-        return f"{found.name} ({shape})", ranks, found.exponent.why_no_error or ""
-    judged = "possible" if found.is_power_law else "ruled out"
-    law = f"exponent {found.exponent}, a power law is {judged} (p = {found.p_value:.2f})"
-    return f"{found.name} ({shape})", ranks, law
+    if matrix.is_power_law is None:
+        return (
+            f"{matrix.name} ({shape})",
+            ranks,
+            matrix.exponent.why_no_error or "",
+        )
+    judged = "possible" if matrix.is_power_law else "ruled out"
+    law = f"exponent {matrix.exponent}, a power law is {judged} (p = {matrix.p_value:.2f})"
+    return f"{matrix.name} ({shape})", ranks, law
 
 
 command = Command(

@@ -67,9 +67,9 @@ def activations(
     kept = _kept(objective, known[layer], side, params)
     rows = [_reduced(value, reduce).double().cpu() for value in kept]
     if not rows or len({value.shape[1] for value in rows}) > 1:
-        found = "tensors of different widths" if rows else "no tensor"
+        kind = "tensors of different widths" if rows else "no tensor"
         raise DataError(
-            f"'{layer}' has {found} as its {side}; name a layer that every batch runs through."
+            f"'{layer}' has {kind} as its {side}; name a layer that every batch runs through."
         )
     return torch.cat(rows)
 
@@ -87,12 +87,12 @@ def _kept(
 
     def walk() -> list[Tensor]:
         objective.prepare()
-        found = []
+        outputs = []
         for batch in objective.iter_batches():
             last.clear()
             objective.loss(objective.model, objective.handed(batch))
-            found += last
-        return found
+            outputs += last
+        return outputs
 
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:

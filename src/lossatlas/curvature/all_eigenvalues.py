@@ -147,8 +147,8 @@ def _symmetric(
     largest = float(values[-1] if values[-1] >= -values[0] else values[0])
     repeated = _REPEATED * torch.finfo(matrix.dtype).eps * abs(largest)
     stated = _difference_error(matrix, both, basis, largest) if matrix.is_differenced else 0.0
-    found = np.asarray(values.numpy())
-    return Eigenvalues(found, repeated + uneven + missed + stated)
+    eigenvalues = np.asarray(values.numpy())
+    return Eigenvalues(eigenvalues, repeated + uneven + missed + stated)
 
 
 def _difference_error(

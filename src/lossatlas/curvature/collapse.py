@@ -82,8 +82,8 @@ class NeuralCollapse(Result):
             ("NC4", self.nearest, "share where the nearest class mean disagrees"),
         )
         return tuple(
-            replace(found, name=n, meaning=m, is_minor=n == "NC2, orthogonal")
-            for n, found, m in signs
+            replace(estimate, name=n, meaning=m, is_minor=n == "NC2, orthogonal")
+            for n, estimate, m in signs
         )
 
     def answer(self) -> tuple[str, str]:
@@ -173,7 +173,7 @@ def neural_collapse(
         known["nearest"] = lambda m, p: _disagreement(
             m, _centered(m, p, classes, balanced), _means(m, p, classes), w, b
         )
-    found = {
+    estimates = {
         name: _reasoned(
             name,
             jackknife(
@@ -187,7 +187,7 @@ def neural_collapse(
         for name, of in known.items()
     }
     lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
-    measures: dict[str, Any] = {"self_dual": lost, "nearest": lost} | found
+    measures: dict[str, Any] = {"self_dual": lost, "nearest": lost} | estimates
     return NeuralCollapse(
         **measures,
         counts=tuple(counts),
@@ -202,9 +202,9 @@ def _check_tensors(*, labels: Any, weight: Any, bias: Any) -> None:
             check_tensor(name, value)
 
 
-def _reasoned(name: str, found: Estimate) -> Estimate:
-    lost = math.isnan(found.value)
-    return replace(found, why_no_error=_WHY_NO_VALUE[name]) if lost else found
+def _reasoned(name: str, estimate: Estimate) -> Estimate:
+    lost = math.isnan(estimate.value)
+    return replace(estimate, why_no_error=_WHY_NO_VALUE[name]) if lost else estimate
 
 
 def _checked_labels(

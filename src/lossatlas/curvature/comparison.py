@@ -1,4 +1,4 @@
-"""A derivative along a line against central differences, with rounding and kinks told apart."""
+"""A derivative along a line against central differences, with rounding and kinks separated."""
 
 import functools
 import math
@@ -85,36 +85,36 @@ class Comparison:
 
     def verdict(self) -> Check:
         """Agreement at any step; settled elsewhere; or neither."""
-        found: list[tuple[float, Vectors]] = []
+        attempts: list[tuple[float, Vectors]] = []
         gaps = []
         for place in range(_PAIRS):
             # Upwards where rounding is what parts the two.
-            coarse = bool(found) and self._noise(*found[0]) > AGREE
+            coarse = bool(attempts) and self._noise(*attempts[0]) > AGREE
             step = self.line.steps[3 if coarse else place]
-            found.append((step, self.differences(step)))
-            gap = self._gap(found[-1][1])
+            attempts.append((step, self.differences(step)))
+            gap = self._gap(attempts[-1][1])
             if not math.isfinite(gap):
                 return Check("", UNKNOWN, sentence="not finite near the weights")
             if gap <= AGREE and length_of(self.product):
-                return self._with_blocks(found, gap)
-            noise = self._noise(step, found[-1][1])
+                return self._with_blocks(attempts, gap)
+            noise = self._noise(step, attempts[-1][1])
             if noise >= 1 and self._smallest(step) <= AGREE:
                 # Both are zero as far as can be seen.
                 return Check("", PASSED, self._smallest(step))
             if noise <= CLEARLY * AGREE:
                 gaps.append(gap)
-            if self._shows_kinks(found[-1]):
+            if self._shows_kinks(attempts[-1]):
                 break
-        return self._disagreeing(found, gaps)
+        return self._disagreeing(attempts, gaps)
 
-    def _disagreeing(self, found: list[tuple[float, Vectors]], gaps: list[float]) -> Check:
-        settled = self.derivative is None and self._seems_settled(found)
-        if settled and self._is_beyond(found[-1]) and self._is_smooth():
-            return Check("", FAILED, self._gap(found[-1][1]))
+    def _disagreeing(self, attempts: list[tuple[float, Vectors]], gaps: list[float]) -> Check:
+        settled = self.derivative is None and self._seems_settled(attempts)
+        if settled and self._is_beyond(attempts[-1]) and self._is_smooth():
+            return Check("", FAILED, self._gap(attempts[-1][1]))
         if not gaps:
             return Check("", UNKNOWN, sentence=self.line.rounding.reason)
         if self.derivative is not None and min(gaps) > CLEARLY * AGREE:
-            return self._integrated(found, min(gaps))
+            return self._integrated(attempts, min(gaps))
         return Check("", UNKNOWN, min(gaps), _KINKS)
 
     def _is_beyond(self, pair: tuple[float, Vectors]) -> bool:
@@ -124,15 +124,15 @@ class Comparison:
         size = max(length_of(difference), length_of(self.product))
         return self._gap(difference) * size > floor / _ALIKE
 
-    def _integrated(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
+    def _integrated(self, attempts: list[tuple[float, Vectors]], gap: float) -> Check:
         # The integral of a derivative is what its function changes by, whatever kinks lie
         # between; a surrogate's is not.
         assert self.derivative is not None
-        exact = [pair for pair in found if self._noise(*pair) <= AGREE]
+        exact = [pair for pair in attempts if self._noise(*pair) <= AGREE]
         if exact:
             step, difference = min(exact, key=lambda pair: pair[0])
         else:
-            step, difference = min(found, key=lambda pair: self._noise(*pair))
+            step, difference = min(attempts, key=lambda pair: self._noise(*pair))
         parts = [self.derivative(place) for place in midpoints(step)]
         mean = [sum(values) / len(parts) for values in zip(*parts, strict=True)]
         size = max(length_of(mean), length_of(difference)) or 1.0
@@ -206,23 +206,23 @@ class Comparison:
         bent = self.differences.bends.get(pair[0], 0.0) > _BENT
         return bent and self._noise(*pair) <= AGREE
 
-    def _seems_settled(self, found: list[tuple[float, Vectors]]) -> bool:
-        if len(found) < _PAIRS:
+    def _seems_settled(self, attempts: list[tuple[float, Vectors]]) -> bool:
+        if len(attempts) < _PAIRS:
             return False
-        change = relative_gap(found[-2][1], found[-1][1])
-        return change <= SETTLED and self._gap(found[-1][1]) > CLEARLY * change
+        change = relative_gap(attempts[-2][1], attempts[-1][1])
+        return change <= SETTLED and self._gap(attempts[-1][1]) > CLEARLY * change
 
-    def _with_blocks(self, found: list[tuple[float, Vectors]], gap: float) -> Check:
+    def _with_blocks(self, attempts: list[tuple[float, Vectors]], gap: float) -> Check:
         # The whole agrees; one tensor that is far off and settled there is wrong all the same.
-        before = found[-1][1]
+        before = attempts[-1][1]
         off = [
             place
             for place, (a, b) in enumerate(zip(before, self.product, strict=True))
-            if relative_gap([a], [b]) > _OFF and self._counts(found[-1][0], a, b)
+            if relative_gap([a], [b]) > _OFF and self._counts(attempts[-1][0], a, b)
         ]
         if not off:
             return Check("", PASSED, gap)
-        after = self.differences(found[-1][0] / 3)
+        after = self.differences(attempts[-1][0] / 3)
         for place in off:
             change = relative_gap([before[place]], [after[place]])
             apart = relative_gap([after[place]], [self.product[place]])

@@ -24,13 +24,13 @@ def instrument_evaluations(
 def _evaluations(cost: str, objective: Objective) -> tuple[float, float]:
     low = high = each = 0.0
     for part in re.split(r"[,;] ", cost):
-        found = _COST.search(part)
-        if found is None:
+        match = _COST.search(part)
+        if match is None:
             # "100 to 200 products; up to 460 where ...": of the same kind.
             more = re.match(r"up to ([\d,]+) ", part)
             high = max(high, each * _count(more[1])) if more else high
             continue
-        fewest, most, unit, rest = found.groups()
+        fewest, most, unit, rest = match.groups()
         each = _EVALUATIONS[unit] * _repeats(rest, objective)
         high += each * _count(most)
         open_ended = part.startswith("up to")

@@ -69,7 +69,7 @@ class EffectiveParameters(CheckedResult):
         of = f"of {self.parameters:,}, prior precision {number(self.prior)}"
         evidence = "log probability of the data by Laplace's method, the prior integrated out"
         gain = "what the log posterior gains on the way to its maximum, as the quadratic has it"
-        found = (
+        estimates = (
             (self.effective, "effective parameters", "", of),
             (self.log_evidence, "log evidence", "nats", evidence),
             (self.log_determinant, "log determinant", "nats", "log det(1 + n H / prior)"),
@@ -77,7 +77,7 @@ class EffectiveParameters(CheckedResult):
         )
         return tuple(
             replace(e, name=name, unit=unit, meaning=meaning, is_minor=k > 1)
-            for k, (e, name, unit, meaning) in enumerate(found)
+            for k, (e, name, unit, meaning) in enumerate(estimates)
         )
 
     def answer(self) -> tuple[str, str]:

@@ -144,29 +144,29 @@ def _of_all(
 ) -> EigenvalueSums | None:
     # None where the matrix is large, and its rank higher than was thought. `start`: products
     # that were not of this sum.
-    found = None if in_range is None else eigenvalues_in_range(matrix, in_range, seed)
-    smallest = 0.0 if found is not None else math.inf
-    if found is None and is_dense(matrix):
-        found = dense_eigenvalues(matrix)
-    if found is None:
+    eigenvalues = None if in_range is None else eigenvalues_in_range(matrix, in_range, seed)
+    smallest = 0.0 if eigenvalues is not None else math.inf
+    if eigenvalues is None and is_dense(matrix):
+        eigenvalues = dense_eigenvalues(matrix)
+    if eigenvalues is None:
         return None
-    if matrix.kind != "hessian" and found.values.min() >= -found.rounding:
+    if matrix.kind != "hessian" and eigenvalues.values.min() >= -eigenvalues.rounding:
         # A sum of squares, or of convex losses: below zero there is rounding alone.
-        found = replace(found, values=np.maximum(found.values, 0.0))
+        eigenvalues = replace(eigenvalues, values=np.maximum(eigenvalues.values, 0.0))
         floor = 0.0
     else:
         floor = -math.inf
     spent = matrix.count - start
-    sums = tuple(_with_bound(f, found, floor, spent) for f in statistics)
-    smallest = min(smallest, float(found.values.min()))
-    return EigenvalueSums(sums, float(np.abs(found.values).max()), smallest)
+    sums = tuple(_with_bound(f, eigenvalues, floor, spent) for f in statistics)
+    smallest = min(smallest, float(eigenvalues.values.min()))
+    return EigenvalueSums(sums, float(np.abs(eigenvalues.values).max()), smallest)
 
 
 def _with_bound(
-    statistic: Statistic, found: Eigenvalues, floor: float, products: int
+    statistic: Statistic, eigenvalues: Eigenvalues, floor: float, products: int
 ) -> Estimate:
     # What eigenvalues that are off by rounding do to a sum, at the most.
-    values, off = found.values, found.rounding
+    values, off = eigenvalues.values, eigenvalues.rounding
     here = statistic(values)
     below, above = statistic(np.maximum(values - off, floor)), statistic(values + off)
     total = float(here.sum())
@@ -262,15 +262,19 @@ class _Rest:
             matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device
         )
         run = Lanczos(lambda v: self._outside(matrix.flat(v)), self._outside(start), drawn)
-        size, found = matrix.size - self._known.shape[1], [np.zeros(2)]
+        size, quadratures = matrix.size - self._known.shape[1], [np.zeros(2)]
         while run.steps < min(_STEPS, size):
             run.extend(_BLOCK)
             ends = _brackets(run, self.floor)
-            found = [size * np.array([_quadrature(f, end) for end in ends]) for f in statistics]
-            if len(run.starts) > 1 or all(abs(a - b) <= _AGREES * abs(a) for a, b in found):
+            quadratures = [
+                size * np.array([_quadrature(f, end) for end in ends]) for f in statistics
+            ]
+            if len(run.starts) > 1 or all(
+                abs(a - b) <= _AGREES * abs(a) for a, b in quadratures
+            ):
                 break
         self.products += run.steps
-        return [np.array([(a + b) / 2, abs(a - b) / 2]) for a, b in found]
+        return [np.array([(a + b) / 2, abs(a - b) / 2]) for a, b in quadratures]
 
 
 def _brackets(run: Lanczos, floor: float) -> list[tuple[Array, Array]]:

@@ -85,13 +85,13 @@ def relative_flatness(
         probe = (weight @ u)[:, None] * z
         image = product.flat(probe.reshape(-1).to(product.dtype))
         samples.append(float(image.double() @ probe.reshape(-1).double()))
-        found = mean_of(samples, len(samples))
-        found = replace(found, name="relative flatness", meaning=_MEANING)
-        half = found.interval()[1] - found.value
-        if len(samples) >= 12 and half <= tolerance * abs(found.value):
-            return found
+        estimate = mean_of(samples, len(samples))
+        estimate = replace(estimate, name="relative flatness", meaning=_MEANING)
+        half = estimate.interval()[1] - estimate.value
+        if len(samples) >= 12 and half <= tolerance * abs(estimate.value):
+            return estimate
         if len(samples) >= limit:
-            return replace(found, reached=False)
+            return replace(estimate, reached=False)
 
 
 @instrument(
@@ -117,17 +117,17 @@ def _matrix(objective: Objective, name: str | None) -> str:
         raise ModelError("no parameter of the objective has two axes; there is no layer.")
     if name is None:
         return matrices[-1]
-    found = fnmatch.filter(objective.names, name)
-    if not found:
+    names = fnmatch.filter(objective.names, name)
+    if not names:
         raise UnknownNameError(
             f"`name`: the objective moves no parameter called '{name}'"
             f"{nearest(name, objective.names)}."
         )
-    if len(found) > 1:
+    if len(names) > 1:
         raise ArgumentError(
-            f"`name` must be one parameter; '{name}' matches {', '.join(map(repr, found))}: "
+            f"`name` must be one parameter; '{name}' matches {', '.join(map(repr, names))}: "
             "call it once for each."
         )
-    if found[0] not in matrices:
-        raise ModelError(f"'{found[0]}' has fewer than two axes; name a weight matrix.")
-    return found[0]
+    if names[0] not in matrices:
+        raise ModelError(f"'{names[0]}' has fewer than two axes; name a weight matrix.")
+    return names[0]

@@ -248,15 +248,15 @@ def _called(objective: Objective) -> str:
 
 
 def _floating(calls: list[Any]) -> Vectors:
-    found = [value for call in calls for value in tensors(call) if value.is_floating_point()]
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in found):
+    vectors = [value for call in calls for value in tensors(call) if value.is_floating_point()]
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in vectors):
         raise LossError(
             "the loss calls the model within a transform of torch.func (vmap, jacrev, jvp), so "
             "it is no function of its outputs alone; use curvature='hessian'."
         )
-    if not found or any(value.ndim == 0 for value in found):
+    if not vectors or any(value.ndim == 0 for value in vectors):
         reason = "is not called by the loss"
-        if found:
+        if vectors:
             reason = "computes the loss itself, or another number beside its outputs"
         elif calls:
             reason = f"gives no tensors that are known (in a {type(calls[0]).__name__})"
@@ -265,7 +265,7 @@ def _floating(calls: list[Any]) -> Vectors:
             f"the model {reason}, so the loss is not a function of its outputs; write "
             "loss(model, batch) as criterion(model(input), target), or use hessian."
         )
-    return found
+    return vectors
 
 
 def _criterion(

@@ -73,8 +73,8 @@ class ZeroSumLosses(Result):
     def estimates(self) -> tuple[Estimate, ...]:
         """The interference of the changes."""
         share = f"{100 * self.worsened:.0f} % of examples got worse"
-        found = replace(self.interference, name="interference of losses", meaning=share)
-        return (found,)
+        interference = replace(self.interference, name="interference of losses", meaning=share)
+        return (interference,)
 
     def sentences(self) -> tuple[str, ...]:
         """How many examples paid for others."""
@@ -129,11 +129,11 @@ def zero_sum_losses(
     change = _parts(objective, after) - _parts(objective, before)
     if not bool(torch.isfinite(change).all()):
         raise NonFiniteError("the loss of some example is not finite at one of the points.")
-    found = jackknife(lambda kept: interference(change[kept]), len(change), seed=seed)
-    if math.isnan(found.value):
+    estimate = jackknife(lambda kept: interference(change[kept]), len(change), seed=seed)
+    if math.isnan(estimate.value):
         why = "no loss changed"
-        found = Estimate(math.nan, math.nan, samples=len(change), why_no_error=why)
-    return ZeroSumLosses(found, float(change.mean()), float((change > 0).double().mean()))
+        estimate = Estimate(math.nan, math.nan, samples=len(change), why_no_error=why)
+    return ZeroSumLosses(estimate, float(change.mean()), float((change > 0).double().mean()))
 
 
 def _parts(objective: Objective, params: Params | None) -> Tensor:
@@ -309,15 +309,15 @@ def _example_gradients(
 ) -> list[Tensor]:
     losses, points = pairs_of(objective.batch_loss(batch)).sums, list(leaves.values())
     chosen = torch.split(torch.eye(len(losses)).to(losses), chunk)
-    found = []
+    gradients = []
     for rows in chosen:
         parts = _rows(losses, points, rows)
         full = [
             torch.zeros(len(rows), *p.shape, dtype=p.dtype, device=p.device) if g is None else g
             for p, g in zip(points, parts, strict=True)
         ]
-        found.append(torch.cat([g.reshape(len(rows), -1).double() for g in full], dim=1))
-    return found
+        gradients.append(torch.cat([g.reshape(len(rows), -1).double() for g in full], dim=1))
+    return gradients
 
 
 def _rows(

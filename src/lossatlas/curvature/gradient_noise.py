@@ -81,7 +81,7 @@ class GradientNoise(CheckedResult):
         if not math.isfinite(scale.value):
             return "no: no longer than its noise", ""
         if not scale.value > 2 * scale.error:
-            return "not told apart from its noise; the batch that pays off is not known", ""
+            return "indistinguishable from its noise; the batch that pays off is not known", ""
         times = number(self.norm.value / self.floor, 2) if self.floor else "∞"
         batch = f"about {number(scale.value, 2)} examples"
         return f"{times} times its noise; batches up to {batch}", "sure"
@@ -106,7 +106,7 @@ class GradientNoise(CheckedResult):
         scale = self.noise_scale
         shown = with_error(scale.value, scale.stderr)
         if not scale.interval()[0] > 0:
-            return f"the noise scale is not told apart from 0 ({shown} {self.unit})"
+            return f"the noise scale is indistinguishable from 0 ({shown} {self.unit})"
         return (
             f"the noise scale is {shown} {self.unit}: in a smaller batch the sampling noise of "
             "the gradient is larger than the mean gradient"
@@ -251,17 +251,17 @@ def _squares(
     losses: Tensor, points: list[Tensor], fold: Tensor, rounds: int, seed: int
 ) -> float:
     # The sum of squared lengths over a fold, from random signs.
-    found = []
+    squares = []
     for index in range(rounds):
         signs = torch.zeros_like(losses)
         drawn = derive_seed(seed, int(fold[0]), index)
         signs[fold] = rademacher(len(fold), drawn, losses)
         parts = torch.autograd.grad(losses, points, signs, retain_graph=True, allow_unused=True)
         reached = {str(place): p for place, p in enumerate(parts) if p is not None}
-        found.append(dot(reached, reached))
+        squares.append(dot(reached, reached))
         # Not beside the next ones.
         del parts, reached
-    return sum(found) / rounds
+    return sum(squares) / rounds
 
 
 def _along(losses: Tensor, points: list[Tensor], mean: list[Tensor]) -> Tensor:
@@ -286,12 +286,12 @@ def _along(losses: Tensor, points: list[Tensor], mean: list[Tensor]) -> Tensor:
 
 
 def _along_one_by_one(losses: Tensor, points: list[Tensor], mean: list[Tensor]) -> Tensor:
-    found = []
+    products = []
     for loss in losses:
         parts = torch.autograd.grad(loss, points, retain_graph=True, allow_unused=True)
         pairs = [(p, m) for p, m in zip(parts, mean, strict=True) if p is not None]
-        found.append(math.fsum(float((p.double() * m.double()).sum()) for p, m in pairs))
-    return torch.tensor(found, dtype=torch.float64)
+        products.append(math.fsum(float((p.double() * m.double()).sum()) for p, m in pairs))
+    return torch.tensor(products, dtype=torch.float64)
 
 
 def _look_at_batches(

@@ -241,14 +241,14 @@ class GroupSpectra(CheckedResult):
         sharp = max(self._known, key=lambda line: line.largest)
         value = with_error(sharp.largest, sharp.largest_bound)
         name = cut_off(sharp.name, 30)
-        found = [f"The sharpest {self.by} is {name}: largest eigenvalue {value}."]
+        sentences = [f"The sharpest {self.by} is {name}: largest eigenvalue {value}."]
         saddle = self._saddle
         if saddle is not None:
-            found.append(
+            sentences.append(
                 f"The {self.by} nearest to a saddle is {cut_off(saddle.name, 30)}: its lowest "
                 f"eigenvalue is negative, {number(saddle.ratio, 2)} times its largest in size."
             )
-        return tuple(found)
+        return tuple(sentences)
 
     def figures(self) -> tuple[Figure, ...]:
         """Both ends of the spectrum of every part."""
@@ -497,10 +497,10 @@ def _unmeasured(
 
 def layers(names: Iterable[str]) -> dict[str, list[str]]:
     """Parameters by the module that holds them."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(name.rpartition(".")[0] or "(root)", []).append(name)
-    return found
+        groups.setdefault(name.rpartition(".")[0] or "(root)", []).append(name)
+    return groups
 
 
 def target_classes(batch: Batch) -> Tensor:
@@ -585,22 +585,22 @@ class _Selected:
 
 def _labels_of(labels: Labels, batch: Batch) -> Tensor:
     with wrap_errors("`labels`", "it is called as labels(batch).", ArgumentError):
-        found = labels(batch)
-    if not isinstance(found, Tensor) or found.shape != (batch_size(batch),):
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        values = labels(batch)
+    if not isinstance(values, Tensor) or values.shape != (batch_size(batch),):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ArgumentError(
             f"`labels` must give one whole number an example, shape ({batch_size(batch)},); "
             f"got {shape}."
         )
-    return _whole(found)
+    return _whole(values)
 
 
-def _whole(found: Tensor) -> Tensor:
-    whole = found.long()
-    odd = torch.nonzero(whole.to(found.dtype) != found).flatten()
+def _whole(tensor: Tensor) -> Tensor:
+    whole = tensor.long()
+    odd = torch.nonzero(whole.to(tensor.dtype) != tensor).flatten()
     if len(odd):
         raise ArgumentError(
-            f"`labels` must give whole numbers; got {found[odd[0]].item():g} for example "
+            f"`labels` must give whole numbers; got {tensor[odd[0]].item():g} for example "
             f"{int(odd[0])} of a batch: number the groups, as torch.bucketize does."
         )
     return whole

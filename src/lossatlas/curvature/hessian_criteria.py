@@ -157,10 +157,10 @@ def _of_probes(density: Density, mass: Callable[[Array, Array], float]) -> Estim
     return replace(density, nodes=density.nodes[1:], weights=density.weights[1:]).mean(mass)
 
 
-def _of_spectrum(found: Spectrum) -> Estimate:
-    low, high = float(found.bottom[0]), float(found.top[0])
-    below, above = float(found.bottom_bounds[0]), float(found.top_bounds[0])
-    options = {"products": found.products, "reached": found.reached}
+def _of_spectrum(spectrum: Spectrum) -> Estimate:
+    low, high = float(spectrum.bottom[0]), float(spectrum.top[0])
+    below, above = float(spectrum.bottom_bounds[0]), float(spectrum.top_bounds[0])
+    options = {"products": spectrum.products, "reached": spectrum.reached}
     if abs(low) < below or abs(high) < above:
         most = (abs(low) + below) / (high - above) if high > above else math.inf
         why = (
@@ -190,8 +190,10 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else math.inf
 
 
-def _honest(found: Estimate) -> Estimate:
-    if not math.isinf(found.value):
-        return found
+def _honest(estimate: Estimate) -> Estimate:
+    if not math.isinf(estimate.value):
+        return estimate
     why = "a probe has no positive node"
-    return Estimate(found.value, math.nan, found.products, found.samples, why_no_error=why)
+    return Estimate(
+        estimate.value, math.nan, estimate.products, estimate.samples, why_no_error=why
+    )

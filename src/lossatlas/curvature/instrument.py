@@ -205,8 +205,8 @@ class InstrumentResult(Result):
             of the instrument is the answer.
         """
         answers = (getattr(part, "answer", None) for part in self._speaking())
-        found: tuple[str, str] = next((each() for each in answers if each), ("", ""))
-        return found
+        answer: tuple[str, str] = next((each() for each in answers if each), ("", ""))
+        return answer
 
     def _speaking(self) -> list[Result]:
         return [part for part in self._parts().values() if isinstance(part, Result)]
@@ -227,22 +227,24 @@ def estimates_of(parts: Mapping[str, Any]) -> tuple[Estimate, ...]:
     Returns:
         Estimates, each with a name, and an error or the reason why it has none.
     """
-    found = [
+    estimates = [
         replace(each, name=each.name or name.replace("_", " "))
         for name, part in parts.items()
         if isinstance(part, Result | Estimate)
         for each in ((part,) if isinstance(part, Estimate) else part.estimates())
     ]
-    return tuple(map(_reasoned, found))
+    return tuple(map(_reasoned, estimates))
 
 
-def _reasoned(found: Estimate) -> Estimate:
-    if not math.isfinite(found.error):
-        return replace(found, why_no_error=found.why_no_error or "no spread could be taken")
-    if not found.reached:
-        meaning = f"{found.meaning}; tolerance not reached".removeprefix("; ")
-        return replace(found, meaning=meaning)
-    return found
+def _reasoned(estimate: Estimate) -> Estimate:
+    if not math.isfinite(estimate.error):
+        return replace(
+            estimate, why_no_error=estimate.why_no_error or "no spread could be taken"
+        )
+    if not estimate.reached:
+        meaning = f"{estimate.meaning}; tolerance not reached".removeprefix("; ")
+        return replace(estimate, meaning=meaning)
+    return estimate
 
 
 @dataclass(frozen=True)
@@ -292,9 +294,9 @@ class Instrument:
         for name, measure in (
             run.attempt(self.name, lambda: self.measure(context)) or {}
         ).items():
-            found = run.attempt(name, lambda call=measure: _checked(call()))  # type: ignore[misc]
-            if found is not None:
-                run.results[name] = found
+            measured = run.attempt(name, lambda call=measure: _checked(call()))  # type: ignore[misc]
+            if measured is not None:
+                run.results[name] = measured
         return InstrumentResult(
             self.name,
             run.results,
@@ -325,17 +327,17 @@ class _Run:
         return None
 
 
-def _checked(found: Any) -> Result | Estimate:
-    if isinstance(found, Estimate):
-        return found
-    if not isinstance(found, Result):
+def _checked(measured: Any) -> Result | Estimate:
+    if isinstance(measured, Estimate):
+        return measured
+    if not isinstance(measured, Result):
         raise ArgumentError(
             "a part of an instrument must be a Result or an Estimate; got "
-            f"{type(found).__name__}."
+            f"{type(measured).__name__}."
         )
     # What cannot be read is found here, and not where a page is written.
-    found.estimates(), found.sentences()
-    return found
+    measured.estimates(), measured.sentences()
+    return measured
 
 
 def _first_line(error: BaseException) -> str:

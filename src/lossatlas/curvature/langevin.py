@@ -77,8 +77,8 @@ class LangevinChain:
     def run(self, burn_in: int, draws: int, drawn: torch.Generator) -> Trajectory:
         """Walk from the weights; what comes before `burn_in` is dropped."""
         point = {n: v.clone() for n, v in self.center.items()}
-        found = np.array([self.advance(point, drawn) for _ in range(burn_in + draws)])
-        kept = found[burn_in:]
+        rows = np.array([self.advance(point, drawn) for _ in range(burn_in + draws)])
+        kept = rows[burn_in:]
         if not np.isfinite(kept).all():
             raise NonFiniteError(
                 "a chain met a loss that is not finite; take a smaller `step` or a larger "

@@ -97,12 +97,12 @@ class LearningCoefficient(CheckedResult):
         """Coefficient, quadratic twin and their ratio."""
         held = f"localization {number(self.localization)}, temperature "
         held += f"{number(self.temperature)}: numbers compare only where both are equal"
-        found = (
+        estimates = (
             (self.value, "learning coefficient", held),
             (self.twin, "quadratic twin", "half of the effective number of parameters"),
             (self.anharmonicity, "anharmonicity", "learning coefficient over quadratic twin"),
         )
-        return tuple(replace(e, name=name, meaning=meaning) for e, name, meaning in found)
+        return tuple(replace(e, name=name, meaning=meaning) for e, name, meaning in estimates)
 
     def sentences(self) -> tuple[str, ...]:
         """The coefficient, and whether a quadratic explains it."""
@@ -359,14 +359,14 @@ def _twin(
         scaled = ratio * values
         return np.where(scaled > -1, scaled / (1 + scaled), np.nan) / 2
 
-    found: EigenvalueSums = eigenvalue_sums(
+    sums: EigenvalueSums = eigenvalue_sums(
         objective, (share,), matrix=matrix, params=params, seed=seed
     )
-    (twin,) = found.estimates
-    if 2 * ratio * found.smallest > -1:
+    (twin,) = sums.estimates
+    if 2 * ratio * sums.smallest > -1:
         return twin
     why = (
-        f"the loss curves downhill ({found.smallest:.3g}) too strongly for `localization`, so "
+        f"the loss curves downhill ({sums.smallest:.3g}) too strongly for `localization`, so "
         "the quadratic has no posterior"
     )
     return Estimate(math.nan, why_no_error=why)

@@ -86,10 +86,10 @@ class CurvatureOperator:
     @property
     def dtype(self) -> torch.dtype:
         """The type of flat vectors: what the parameters promote to, float32 at least."""
-        found = torch.float32
+        dtype = torch.float32
         for value in self.params.values():
-            found = torch.promote_types(found, value.dtype)
-        return found
+            dtype = torch.promote_types(dtype, value.dtype)
+        return dtype
 
     @property
     def device(self) -> torch.device:

@@ -20,15 +20,15 @@ _ANOTHER = (
 
 def pieces_of(objective: Objective, size: int) -> list[Batch]:
     """All batches in pieces of at most `size` examples."""
-    found: list[Batch] = []
+    pieces: list[Batch] = []
     checked = False
     for batch in objective.map_batches(lambda batch: batch):
         parts = _split(batch, size)
         if not checked and len(parts) > 1:
             check_pieces(objective, batch, parts)
             checked = True
-        found += parts
-    return found
+        pieces += parts
+    return pieces
 
 
 def _split(batch: Batch, size: int) -> list[Batch]:

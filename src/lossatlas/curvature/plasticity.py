@@ -178,7 +178,7 @@ def plasticity(
     batches = objective.map_batches(lambda batch: batch)
     classes = _classes(objective, batches[0])
     start = State(objective.params) if params is None else objective.split(params)
-    found = []
+    rates = []
     for task in range(tasks):
         drawn = generator(seed, "task", task)
         labels = [torch.randint(0, classes, (batch_size(b),), generator=drawn) for b in batches]
@@ -186,8 +186,8 @@ def plasticity(
         reached = _learned(
             objective, leaves, start.buffers, batches, labels, steps=steps, rate=learning_rate
         )
-        found.append((reached, _constant(torch.cat(labels), classes)))
-    ends, constants = np.array(found).T
+        rates.append((reached, _constant(torch.cat(labels), classes)))
+    ends, constants = np.array(rates).T
     value = mean_of(constants - ends, tasks * steps)
     return Plasticity(value, ends, constants, steps, learning_rate)
 

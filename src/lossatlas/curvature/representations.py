@@ -134,8 +134,8 @@ def rankme(
 
     how = "" if (spectrum, center) == ("singular", False) else ", another convention"
     meaning = f"exp of the entropy of {spectrum} values, features as they are{how}"
-    found = _of_spectrum(features, rank, center, folds, seed)
-    return replace(found, name="RankMe", meaning=meaning)
+    estimate = _of_spectrum(features, rank, center, folds, seed)
+    return replace(estimate, name="RankMe", meaning=meaning)
 
 
 def effective_rank(
@@ -177,8 +177,8 @@ def effective_rank(
     check_one_of("kind", kind, RANKS)
     name, meaning = _RANK_NAMES[kind]
     if kind == "entropy":
-        found = rankme(features, center=center, epsilon=0.0, folds=folds, seed=seed)
-        return replace(found, name=name, meaning=meaning)
+        estimate = rankme(features, center=center, epsilon=0.0, folds=folds, seed=seed)
+        return replace(estimate, name=name, meaning=meaning)
 
     def rank(values: Tensor) -> float:
         power = values**2
@@ -187,8 +187,8 @@ def effective_rank(
         ratio = power.sum() ** 2 / (power**2).sum() if kind == "participation" else None
         return float(power.sum() / power.max() if ratio is None else ratio)
 
-    found = _of_spectrum(features, rank, center, folds, seed)
-    return replace(found, name=name, meaning=meaning)
+    estimate = _of_spectrum(features, rank, center, folds, seed)
+    return replace(estimate, name=name, meaning=meaning)
 
 
 def alpha_req(
@@ -264,8 +264,8 @@ def alpha_req(
             (height * (place - place.mean())).sum() / (place - place.mean()).square().sum()
         )
 
-    found = _of_spectrum(features, slope, True, folds, seed)
-    return replace(found, name=_ALPHA.name, meaning=_ALPHA.meaning)
+    estimate = _of_spectrum(features, slope, True, folds, seed)
+    return replace(estimate, name=_ALPHA.name, meaning=_ALPHA.meaning)
 
 
 @instrument(

@@ -250,14 +250,12 @@ def _rises(
     objective: Objective, directions: int, sigma: float | None, points: int, seed: int
 ) -> tuple[Array, float, float]:
     ground = BasePoint(objective)
-    found = spectrum(
-        objective, top=directions, bottom=0, density=False, seed=seed, vectors=True
-    )
-    if found.top[0] <= 0:
+    ends = spectrum(objective, top=directions, bottom=0, density=False, seed=seed, vectors=True)
+    if ends.top[0] <= 0:
         raise ArgumentError(
             "the Hessian has no positive eigenvalue here, so there is no top eigenspace."
         )
-    uphill = float(np.clip(found.top, 0, None).sum())
+    uphill = float(np.clip(ends.top, 0, None).sum())
     spread = math.sqrt(0.2 * abs(ground.value) / uphill) if sigma is None else sigma
     check_positive("sigma", spread)
     base = objective.example_losses().numpy()
@@ -265,9 +263,7 @@ def _rises(
     rows = []
     for _ in range(points):
         place: Params = ground.here
-        for vector, step in zip(
-            found.vectors, drawn.normal(0, spread, directions), strict=True
-        ):
+        for vector, step in zip(ends.vectors, drawn.normal(0, spread, directions), strict=True):
             place = add(place, multiply(vector, float(step)))
         rows.append(objective.example_losses(place).numpy() - base)
     rises = np.array(rows)

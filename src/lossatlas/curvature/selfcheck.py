@@ -222,12 +222,12 @@ def _check_settled(line: Line, name: str, read: Read) -> Check:
     return _settled(name, f"derivatives of the {name}", name, line.run(change))
 
 
-def _settled(name: str, what: str, of: str, found: float) -> Check:
-    if found <= SETTLED:
+def _settled(name: str, what: str, of: str, value: float) -> Check:
+    if value <= SETTLED:
         sentence = f"{what} are differences of {of}, which agree at two steps"
-        return Check(name, PASSED, found, sentence)
-    sentence = f"differences of {of} change by {found:.2g} of their size with the step"
-    return Check(name, FAILED, found, sentence)
+        return Check(name, PASSED, value, sentence)
+    sentence = f"differences of {of} change by {value:.2g} of their size with the step"
+    return Check(name, FAILED, value, sentence)
 
 
 def check_outputs(objective: Objective) -> Check:
@@ -239,13 +239,13 @@ def check_outputs(objective: Objective) -> Check:
         return _check_settled(line, "outputs", partial(read_outputs, objective, line.batch))
 
     def outputs(step: float) -> Vectors:
-        _, found = line.at(step, lambda leaves: model_outputs(objective, line.batch))
-        return [value.detach() for value in found]
+        _, outputs = line.at(step, lambda leaves: model_outputs(objective, line.batch))
+        return [value.detach() for value in outputs]
 
     def compare() -> Check:
         pushed, weighed = _pushed(line, direction)
         # Outputs may well be of order one where their change is small.
-        found = Comparison(
+        check = Comparison(
             line,
             pushed,
             Differences(line, outputs),
@@ -253,16 +253,16 @@ def check_outputs(objective: Objective) -> Check:
             lambda: 0.0,
             derivative=lambda step: _pushed(line, direction, step)[0],
         ).verdict()
-        if found.status != PASSED:
-            return found
+        if check.status != PASSED:
+            return check
         length = length_of(_slopes(line, 0.0, weighed))
         differences = Differences(line, lambda step: _slopes(line, step, weighed))
         scale = lambda: line.rounding.criterion  # noqa: E731
         return Comparison(line, weighed, differences, length, scale).verdict()
 
     with torch.enable_grad(), second_derivatives(objective.model):
-        found = line.run(compare)
-    return _worded(found, "outputs", "derivatives of the outputs", "outputs")
+        check = line.run(compare)
+    return _worded(check, "outputs", "derivatives of the outputs", "outputs")
 
 
 def check_losses(objective: Objective) -> Check:

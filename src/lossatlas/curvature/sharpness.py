@@ -88,8 +88,8 @@ def _kind(adaptive: bool) -> tuple[str, str]:
     return ("adaptive ", ", in units of the size of each weight") if adaptive else ("", "")
 
 
-def _shown(found: Estimate) -> str:
-    return with_error(found.value, found.stderr)
+def _shown(estimate: Estimate) -> str:
+    return with_error(estimate.value, estimate.stderr)
 
 
 @result("sharpness", references=(_REFERENCE,))
@@ -215,8 +215,8 @@ def average_sharpness(
         rises.append(sum(pair) / 2)
     kind, unit = _kind(adaptive)
     meaning = f"mean rise {ball.radius:g} away{unit}"
-    found = mean_of(rises, 2 * directions)
-    return replace(found, name=f"{kind}average sharpness", meaning=meaning)
+    estimate = mean_of(rises, 2 * directions)
+    return replace(estimate, name=f"{kind}average sharpness", meaning=meaning)
 
 
 @says_checks
@@ -284,7 +284,7 @@ def worst_sharpness(
         ascents += used
         if index == 0 and norm(gradient) > 0:
             first = begun
-        best = max(best, rise, key=lambda found: found.value)
+        best = max(best, rise, key=lambda estimate: estimate.value)
     if best.value < 0:
         best = replace(best, value=0.0)
     return WorstSharpness(best, first, ball.radius, adaptive, ascents)
@@ -431,6 +431,6 @@ def _climbed(
         place = ball.at(uphill)
         rise = _rise(ground, ball, place)
         if rise.value - best.value <= _ARRIVED * abs(best.value):
-            return max(best, rise, key=lambda found: found.value), step + 1, first
+            return max(best, rise, key=lambda estimate: estimate.value), step + 1, first
         best = rise
     return best, steps, first

@@ -126,9 +126,9 @@ def cka(
         return inner(a, b) / math.sqrt(own * other) if min(own, other) > 0 else math.nan
 
     parts = len(x) if len(x) < 8 else min(folds, len(x))
-    found = jackknife(alignment, len(x), folds=parts, seed=seed)
+    similarity = jackknife(alignment, len(x), folds=parts, seed=seed)
     kind = "debiased linear" if debiased else "linear"
-    return replace(found, name="CKA", meaning=f"{kind} alignment of centered kernels")
+    return replace(similarity, name="CKA", meaning=f"{kind} alignment of centered kernels")
 
 
 @instrument(
@@ -158,8 +158,8 @@ def _to_checkpoint(context: Context, index: int, name: str) -> Estimate:
             "keeps them where it trains: --set train.steps=400)"
         )
     before = read_head(context.objective, context.checkpoints[index])
-    found = cka(before.features, context.head.features, seed=context.seed)
-    return replace(found, name=f"CKA with {name}")
+    similarity = cka(before.features, context.head.features, seed=context.seed)
+    return replace(similarity, name=f"CKA with {name}")
 
 
 def _biased(a: Tensor, b: Tensor) -> float:

@@ -167,7 +167,7 @@ class Spectrum(CheckedResult):
             ("largest eigenvalue", self.top, self.top_bounds),
             ("smallest eigenvalue", self.bottom, self.bottom_bounds),
         )
-        found = [
+        estimates = [
             _eigenvalue(name, k, len(values), float(value), float(bound))
             for name, values, bounds in ends
             for k, (value, bound) in enumerate(zip(values, bounds, strict=True))
@@ -176,8 +176,10 @@ class Spectrum(CheckedResult):
         mass = self.negative_mass
         if mass is not None:
             meaning = "share of negative eigenvalues in the sum of sizes"
-            found.append(replace(mass, name="negative mass", meaning=meaning, is_minor=True))
-        return (*found, *(self._groups.estimates() if self.groups else ()))
+            estimates.append(
+                replace(mass, name="negative mass", meaning=meaning, is_minor=True)
+            )
+        return (*estimates, *(self._groups.estimates() if self.groups else ()))
 
     @property
     def _groups(self) -> GroupSpectra:
@@ -208,16 +210,16 @@ class Spectrum(CheckedResult):
 
     def sentences(self) -> tuple[str, ...]:
         """Saddle or bowl, outliers, and whether the tolerance was reached."""
-        found = [self._saddle_sentence()]
+        sentences = [self._saddle_sentence()]
         if self.outliers:
-            found.append(self._outlier_sentence(self.outliers))
+            sentences.append(self._outlier_sentence(self.outliers))
         if not self.reached:
             why = f": {self.note}" if self.note else ""
-            found.append(
+            sentences.append(
                 f"The {self._missed} eigenvalues did not reach the tolerance{why}; their "
                 "bounds say what is known."
             )
-        return (*found, *(self._groups.sentences() if self.groups else ()))
+        return (*sentences, *(self._groups.sentences() if self.groups else ()))
 
     def _outlier_sentence(self, outliers: int) -> str:
         gap = number(float(self.top[outliers - 1] / self.top[outliers]), 2)
@@ -418,7 +420,7 @@ def spectrum(
     over = list(matrix.params)
     request = GroupRequest(by, curvature, params, over, labels, tolerance, limit, least, seed)
     ends = _ends(matrix, plan, top, bottom, tolerance=tolerance, limit=limit, seed=seed)
-    found = _density(matrix, ends, probes, steps, seed) if density else None
+    density_estimate = _density(matrix, ends, probes, steps, seed) if density else None
     groups = group_spectra(objective, request)
     asked: dict[str, Any] = {"top": top, "bottom": bottom, "tolerance": tolerance, "by": by}
     asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
@@ -432,7 +434,7 @@ def spectrum(
         bottom_bounds=bounds[len(bounds) - ends.lowest :],
         products=matrix.count + sum(line.products for line in groups),
         reached=ends.reached,
-        density=found,
+        density=density_estimate,
         groups=groups,
         vectors=ends.vectors(matrix) if vectors else (),
         parameters=matrix.size,
@@ -497,11 +499,11 @@ class _Ends:
 
     def bounds(self, matrix: CurvatureOperator) -> Array:
         # Of the run, and of products that are differences of gradients.
-        values, found = self.ritz.values, {}
+        values, bounds = self.ritz.values, {}
         for place in self.places:
             off = matrix.difference_error(self.row(place, matrix), float(values[place]))
-            found[place] = float(self.ritz.bounds[place]) + off
-        return np.array([found[place] for place in self.wanted])
+            bounds[place] = float(self.ritz.bounds[place]) + off
+        return np.array([bounds[place] for place in self.wanted])
 
     def vectors(self, matrix: CurvatureOperator) -> tuple[dict[str, torch.Tensor], ...]:
         rows = [self.row(place, matrix) for place in self.wanted]

@@ -240,23 +240,23 @@ class Stability(CheckedResult):
         return (_edge_figure({self.optimizer: self}),)
 
 
-def _edge_figure(found: Mapping[str, Stability]) -> Figure:
+def _edge_figure(stabilities: Mapping[str, Stability]) -> Figure:
     import numpy as np
 
     from lossatlas.plots.rows import Dots, rows_chart
 
-    ratios = np.array([max(each.ratio, 0.0) for each in found.values()])
-    bounds = np.array([each.bound / each.threshold for each in found.values()])
+    ratios = np.array([max(each.ratio, 0.0) for each in stabilities.values()])
+    bounds = np.array([each.bound / each.threshold for each in stabilities.values()])
     title, axis = "Edge of stability", "curvature over the largest stable one"
     dots, sides = [Dots("ratio", ratios, bounds)], ("stable", "beyond the edge")
     chart = partial(
-        rows_chart, list(found), dots, title, axis, log=True, limit=1.0, sides=sides
+        rows_chart, list(stabilities), dots, title, axis, log=True, limit=1.0, sides=sides
     )
     caption = (
         "Learning rate x largest curvature, divided by the value from which on steps grow on a "
         "quadratic: dots right of 1 are beyond the edge."
     )
-    if not all(each.is_judged for each in found.values()):
+    if not all(each.is_judged for each in stabilities.values()):
         caption += " At weights that predict no better than a constant this says little."
     alt = "Ratio of curvature to the edge of stability for each optimizer."
     return chart_of("edge", title, chart, caption=caption, alt=alt, wide=True)
@@ -279,8 +279,8 @@ class LearningRate(Result):
 
     @property
     def _known(self) -> dict[str, Stability]:
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if value is not None}
+        stabilities = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in stabilities.items() if value is not None}
 
     def estimates(self) -> tuple[Estimate, ...]:
         """One number for each optimizer."""
@@ -290,17 +290,17 @@ class LearningRate(Result):
         return tuple(
             replace(
                 each,
-                name=f"{each.name}, {_steps(key, found)}" if several else each.name,
+                name=f"{each.name}, {_steps(key, stability)}" if several else each.name,
                 meaning=each.meaning + (note if key == "adam" else ""),
             )
-            for key, found in known.items()
-            for each in found.estimates()
+            for key, stability in known.items()
+            for each in stability.estimates()
         )
 
     def sentences(self) -> tuple[str, ...]:
         """On which side of the edge each is."""
         known = self._known
-        said = [found.sentence(_steps(key, found)) for key, found in known.items()]
+        said = [stability.sentence(_steps(key, stability)) for key, stability in known.items()]
         said += dict.fromkeys(text for each in known.values() for text in each.remarks())
         return (*said, *((_CONVERGED,) if self.adam is not None else ()))
 
@@ -310,33 +310,35 @@ class LearningRate(Result):
             return self.optimizer.answer()
         known = self._known
         if len(known) == 1:
-            ((key, found),) = known.items()
-            return found.answer(_NAMES["adam"] if key == "adam" else None)
-        if known and not any(found.is_judged for found in known.values()):
+            ((key, stability),) = known.items()
+            return stability.answer(_NAMES["adam"] if key == "adam" else None)
+        if known and not any(stability.is_judged for stability in known.values()):
             return _UNJUDGED, ""
         # Which of them takes the steps is not known: a mark only where they agree.
-        marks = {found.answer()[1] for found in known.values()}
-        words = (f"{_steps(key, found)}: {found.verdict}" for key, found in known.items())
+        marks = {stability.answer()[1] for stability in known.values()}
+        words = (
+            f"{_steps(key, stability)}: {stability.verdict}" for key, stability in known.items()
+        )
         return "; ".join(words), marks.pop() if len(marks) == 1 else ""
 
     def figures(self) -> tuple[Figure, ...]:
         """All ratios to the edge in one picture."""
-        found = {_steps(key, value): value for key, value in self._known.items()}
-        return (_edge_figure(found),) if found else ()
+        stabilities = {_steps(key, value): value for key, value in self._known.items()}
+        return (_edge_figure(stabilities),) if stabilities else ()
 
 
-def _steps(key: str, found: Stability) -> str:
+def _steps(key: str, stability: Stability) -> str:
     if key == "optimizer":
-        return f"the given optimizer ({found.optimizer})"
-    return _NAMES["adam"] if key == "adam" else found.optimizer
+        return f"the given optimizer ({stability.optimizer})"
+    return _NAMES["adam"] if key == "adam" else stability.optimizer
 
 
-def _unjudged(found: Stability) -> str:
-    assert found.chance is not None
-    rate = f"{found.lr:g}" if math.isfinite(found.lr) else "RATE"
+def _unjudged(stability: Stability) -> str:
+    assert stability.chance is not None
+    rate = f"{stability.lr:g}" if math.isfinite(stability.lr) else "RATE"
     return (
-        f"{found.chance.sentence}. Whether the learning rate is too high cannot be judged at "
-        "such weights: a rate that is too high may have led to them. Judge it "
+        f"{stability.chance.sentence}. Whether the learning rate is too high cannot be "
+        "judged at such weights: a rate that is too high may have led to them. Judge it "
         f"from the initial weights: `la.suggest_lr(objective, optimizer, lr={rate})`, or "
         f"`lossatlas lr --lr {rate}`."
     )
@@ -610,13 +612,13 @@ def _momentum(optimizer: Steps, objective: Objective) -> float:
 
 
 def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:
-    found = {_edge_of(optimizer, group) for group in _used_groups(optimizer, objective)}
-    if len(found) > 1:
+    edges = {_edge_of(optimizer, group) for group in _used_groups(optimizer, objective)}
+    if len(edges) > 1:
         raise ArgumentError(
             "`optimizer` has groups with different momenta, and no common edge; measure them "
             "one by one with an objective of their parameters."
         )
-    return found.pop()
+    return edges.pop()
 
 
 def _edge_of(optimizer: Steps, group: Mapping[str, Any]) -> tuple[str, float]:

@@ -75,10 +75,10 @@ class HuggingFaceLoss:
         if not self._several:
             # A decoder is fed with the labels; all others compute a loss of them, for nothing.
             del inputs["labels"]
-        found = self._pairs(_logits(model(**inputs)), labels)
+        pairs = self._pairs(_logits(model(**inputs)), labels)
         if self not in _COMPARED:
-            self._compare(model, batch, found)
-        return found
+            self._compare(model, batch, pairs)
+        return pairs
 
     def _pairs(self, logits: Tensor, labels: Tensor) -> Weighted:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -123,11 +123,11 @@ class HuggingFaceLoss:
         whole = not labels.is_floating_point()
         return "single_label_classification" if whole else "multi_label_classification"
 
-    def _compare(self, model: nn.Module, batch: Any, found: Weighted) -> None:
+    def _compare(self, model: nn.Module, batch: Any, pairs: Weighted) -> None:
         # Once: a router's loss, label smoothing or a loss of its own would be missed silently.
         with torch.no_grad(), _kept_problem(self._config):
             own = model(**{**self._extra, **batch})
-        ours = float(found.sums.detach().double().sum() / found.weights.sum())
+        ours = float(pairs.sums.detach().double().sum() / pairs.weights.sum())
         theirs = float(own["loss"] if isinstance(own, Mapping) else own[0])
         eps = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
         close = math.isclose(ours, theirs, rel_tol=max(1e-4, 4 * eps), abs_tol=1e-6)
@@ -224,10 +224,10 @@ def _labels(batch: Any) -> Tensor:
 
 
 def _logits(output: Any) -> Tensor:
-    found = output.get("logits") if isinstance(output, Mapping) else output[0]
-    if not isinstance(found, Tensor):
+    logits = output.get("logits") if isinstance(output, Mapping) else output[0]
+    if not isinstance(logits, Tensor):
         raise LossError(f"the model's output must have 'logits'; got none: {_OWN}.")
-    return found
+    return logits
 
 
 @contextmanager

@@ -292,8 +292,8 @@ class SteeringCallback(LossCallback):
 
         def closure() -> Tensor:
             with muted(module):
-                found = module.training_step(split(batch, self.examples)[0], index)
-            loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
+                output = module.training_step(split(batch, self.examples)[0], index)
+            loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
             return loss
 
         return closure

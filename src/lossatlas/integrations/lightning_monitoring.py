@@ -199,6 +199,6 @@ class SpikeCallback(LossCallback):
         if self.loss is not None:
             return self.loss(module, batch)
         with muted(module):
-            found = module.training_step(batch, index)
-        loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
+            output = module.training_step(batch, index)
+        loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
         return loss

@@ -51,17 +51,17 @@ class LightningLoss:
         entries = {**logged, **(given if isinstance(given, Mapping) else {})}
         if self.key is None and isinstance(given, Tensor):
             return given
-        found = entries.get(self.key or "loss")
-        if found is None and self.key is None:
+        loss = entries.get(self.key or "loss")
+        if loss is None and self.key is None:
             named = [key for key in entries if "loss" in key.lower()]
-            found = entries[named[0]] if len(named) == 1 else None
-        if not isinstance(found, Tensor):
+            loss = entries[named[0]] if len(named) == 1 else None
+        if not isinstance(loss, Tensor):
             names = ", ".join(entries) or "nothing"
             raise LossError(
                 f"{self.step} must return the loss, or return or log it under "
                 f"`key` ({self.key or 'loss'!r}); it gave {names}: pass key=."
             )
-        return found
+        return loss
 
 
 @public

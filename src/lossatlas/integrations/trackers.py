@@ -56,7 +56,7 @@ class Reporter:
         return len(fresh)
 
     def _values(self, record: DecisionRecord) -> dict[str, float]:
-        found = {name: float(getattr(record.reading, name)) for name in _MEASURED}
-        found |= {"scale": record.scales[0], "rate": record.lr[0]}
-        found["failed"] = float(record.failed)
-        return {self.prefix + name: v for name, v in found.items() if math.isfinite(v)}
+        values = {name: float(getattr(record.reading, name)) for name in _MEASURED}
+        values |= {"scale": record.scales[0], "rate": record.lr[0]}
+        values["failed"] = float(record.failed)
+        return {self.prefix + name: v for name, v in values.items() if math.isfinite(v)}

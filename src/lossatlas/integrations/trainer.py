@@ -44,8 +44,8 @@ class TrainerLoss:
         # compute_loss takes entries out of what it is given.
         given = dict(batch) if isinstance(batch, Mapping) else batch
         with self.trainer.compute_loss_context_manager():
-            found: Tensor = self.trainer.compute_loss(model, given)
-        return found
+            loss: Tensor = self.trainer.compute_loss(model, given)
+        return loss
 
 
 @public
@@ -97,18 +97,18 @@ def _loader(trainer: Any, data: Any) -> Any:
         raise ArgumentError(
             f"`data` must be 'eval', 'train', a data set or a list of batches; got {data!r}."
         )
-    found = trainer.eval_dataset if data == "eval" else trainer.train_dataset
-    if found is None:
+    dataset = trainer.eval_dataset if data == "eval" else trainer.train_dataset
+    if dataset is None:
         raise DataError(
             f"`trainer` has no {data} data set; give it {data}_dataset=, or pass data=."
         )
-    if isinstance(found, Mapping):
-        names = ", ".join(map(str, found))
+    if isinstance(dataset, Mapping):
+        names = ", ".join(map(str, dataset))
         raise DataError(
             f"`trainer` has several {data} data sets ({names}); pass one of them as data=."
         )
     # The loader of a test set is one without shuffling.
-    return trainer.get_test_dataloader(found)
+    return trainer.get_test_dataloader(dataset)
 
 
 def _pairs(trainer: Any) -> HuggingFaceLoss | None:

@@ -86,8 +86,8 @@ def _where(land: "Landscape", lost: NDArray[np.bool_]) -> str:
 
 
 def _side(present: NDArray[np.bool_]) -> str:
-    found = np.flatnonzero(present)
-    first, last, size = int(found[0]), int(found[-1]), present.size
+    indices = np.flatnonzero(present)
+    first, last, size = int(indices[0]), int(indices[-1]), present.size
     if first == 0 and last < size / 2:
         return "least"
     return "greatest" if last == size - 1 and first >= size / 2 else ""

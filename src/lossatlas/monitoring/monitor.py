@@ -291,11 +291,11 @@ class Monitor:
             return {}
         why += [f"{each.name} is not a number" for each in estimates if math.isnan(each.value)]
         self._note(name, "; ".join(dict.fromkeys(why)))
-        found = {}
+        readings = {}
         for each in estimates:
             key = each.name if each.name not in taken else f"{name}: {each.name}"
-            found[key] = (name, replace(each, name=key, checked=()))
-        return found
+            readings[key] = (name, replace(each, name=key, checked=()))
+        return readings
 
     def _estimates(self, name: str) -> tuple[list[Estimate], list[str]]:
         # What an instrument measures, and why it could not measure the rest.
@@ -349,9 +349,9 @@ class Monitor:
         shape = (len(self._rows), len(names))
         values, errors = np.full(shape, math.nan), np.full(shape, math.nan)
         for at, row in enumerate(self._rows):
-            for name, found in row.items():
+            for name, entry in row.items():
                 place = names.index(name)
-                values[at, place], errors[at, place] = found.value, found.error
+                values[at, place], errors[at, place] = entry.value, entry.error
         settings = {"every": self.every, "instruments": list(self._instruments)}
         return MonitorLog(
             np.array(self._steps, dtype=np.int64),
@@ -379,11 +379,11 @@ class Monitor:
 
     # At the pace of the training so far.
     def _due_at(self, share: float) -> dict[str, int]:
-        found = {}
+        due = {}
         for name, cost in self._costs.next(self._clock).items():
             seconds = self._clock.needed(name, cost, share, len(self._instruments))
-            found[name] = update_at(seconds, self._clock, self.every)
-        return {name: update for name, update in found.items() if update}
+            due[name] = update_at(seconds, self._clock, self.every)
+        return {name: update for name, update in due.items() if update}
 
     def __enter__(self) -> "Monitor":
         self._clock.tick(self.done)
@@ -459,19 +459,19 @@ class Monitor:
         for path in self._files:
             if not path.is_file():
                 continue
-            found = load(path)
-            if not isinstance(found, MonitorLog):
+            stored = load(path)
+            if not isinstance(stored, MonitorLog):
                 raise ArgumentError(
                     f"'{path}' must hold the log of a monitor to go on with; it holds "
-                    f"{type(found).__name__}: give another path."
+                    f"{type(stored).__name__}: give another path."
                 )
-            self._steps, self._rows = found.steps.tolist(), _rows_of(found)
-            self._clock.training = found.training_seconds
-            self._clock.monitoring = found.monitoring_seconds
-            self._clock.at = self._clock.timed = max([found.updates, *self._steps])
-            self._clock.last = dict(found.costs)
-            self._turns = found.turns
-            self._skipped |= {k: v for k, v in found.skipped.items() if k in self._skipped}
+            self._steps, self._rows = stored.steps.tolist(), _rows_of(stored)
+            self._clock.training = stored.training_seconds
+            self._clock.monitoring = stored.monitoring_seconds
+            self._clock.at = self._clock.timed = max([stored.updates, *self._steps])
+            self._clock.last = dict(stored.costs)
+            self._turns = stored.turns
+            self._skipped |= {k: v for k, v in stored.skipped.items() if k in self._skipped}
             return
 
 
@@ -502,11 +502,11 @@ def _check_share(share: float | None) -> None:
 
 def tracked(readings: Readings) -> dict[str, float]:
     """Readings as trackers take them: "monitor/NAME" and "monitor/NAME_error", where finite."""
-    found: dict[str, float] = {}
+    tracked: dict[str, float] = {}
     for name, estimate in readings.items():
         key = f"monitor/{slug(name)}"
-        found |= {key: estimate.value, f"{key}_error": estimate.error}
-    return {key: value for key, value in found.items() if math.isfinite(value)}
+        tracked |= {key: estimate.value, f"{key}_error": estimate.error}
+    return {key: value for key, value in tracked.items() if math.isfinite(value)}
 
 
 def _named(instruments: str | Sequence[str]) -> dict[str, Instrument | None]:
@@ -532,10 +532,11 @@ def _places(to: Any) -> tuple[list[Path], list[Tracker]]:
     return files, trackers
 
 
-def _row(instrument: str, found: Estimate) -> _Row:
+def _row(instrument: str, estimate: Estimate) -> _Row:
     return _Row(
-        found.value, found.error, math.isfinite(found.bound), found.why_no_error or "",
-        found.unit, instrument, found.is_minor, found.meaning,
+        estimate.value, estimate.error, math.isfinite(estimate.bound),
+        estimate.why_no_error or "",
+        estimate.unit, instrument, estimate.is_minor, estimate.meaning,
     )  # fmt: skip
 
 

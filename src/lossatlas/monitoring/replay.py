@@ -164,8 +164,8 @@ class Replay:
 
     def mean_loss(self, batches: Sequence[Batch]) -> float:
         """The mean loss of some batches at the weights of the copy."""
-        found = self.losses(batches)
-        return math.fsum(found) / len(found) if found else math.nan
+        loss = self.losses(batches)
+        return math.fsum(loss) / len(loss) if loss else math.nan
 
     def second_moment_ratio(self) -> float:
         """Root of the mean of g^2 / v over all weights, v the second moment of Adam before it.

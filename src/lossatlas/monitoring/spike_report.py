@@ -165,20 +165,20 @@ class SpikeReport(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """What happened, why, and what to do."""
-        found = [self.headline(), self._what()]
+        sentences = [self.headline(), self._what()]
         helped = [t for t in self.trials if t.helps >= _EXPLAINS]
         if helped:
             shown = "; ".join(f"{t.change} ({number(100 * t.helps, 2)} %)" for t in helped)
-            found.append(f"Of the rise of the loss went away: {shown}.")
-        found.append(_ADVICE[self.cause])
+            sentences.append(f"Of the rise of the loss went away: {shown}.")
+        sentences.append(_ADVICE[self.cause])
         if not self.is_faithful:
-            found.append(
+            sentences.append(
                 "The steps made again differ from the recorded ones (dropout, clipping or data "
                 "that change): take the cause as a hint."
             )
         if self.note:
-            found.append(self.note)
-        return tuple(found)
+            sentences.append(self.note)
+        return tuple(sentences)
 
     def _what(self) -> str:
         if self.update == self.step:
@@ -379,23 +379,25 @@ class _Case:
         if not blamed or not self.before:
             return ()
         count = len(self.before)
-        found = [
+        trials = [
             self._trial("without the batch", skip=(update.step,)),
             self._trial("at a quarter of the rate", scales=[0.25] * count),
         ]
         ordinary = self._ordinary(update)
         if ordinary is not None:
-            found.append(self._trial("with another batch", other={update.step: ordinary.batch}))
+            trials.append(
+                self._trial("with another batch", other={update.step: ordinary.batch})
+            )
         first = max(self.before[0].rates)
         kept = [min(1.0, first / max(*entry.rates, 1e-300)) for entry in self.before]
         if min(kept) < _RAISED:
-            found.append(self._trial("without the rise of the rate", scales=kept))
+            trials.append(self._trial("without the rise of the rate", scales=kept))
         if math.isfinite(self.ratios[-1]):
-            found.append(self._trial("with limited updates", clip=True))
+            trials.append(self._trial("with limited updates", clip=True))
         if self.snapshot.step == 0 and self.spike.step <= _EARLY_STEPS:
             rates = [(at + 1) / _EARLY_STEPS for at in range(count)]
-            found.append(self._trial("with warm-up", scales=rates))
-        return tuple(found)
+            trials.append(self._trial("with warm-up", scales=rates))
+        return tuple(trials)
 
     def _cause(self, update: RecordedStep, trials: Sequence[Trial], *, blamed: bool) -> str:
         if self._overflows(update):
@@ -417,8 +419,8 @@ class _Case:
         }
         if helps.get("without the rise of the rate", False):
             return "rate too high"
-        found = (cause for cause, explains in causes.items() if explains)
-        return next(found, "bad batch" if skipped else "unexplained")
+        causes_that_explain = (cause for cause, explains in causes.items() if explains)
+        return next(causes_that_explain, "bad batch" if skipped else "unexplained")
 
     # A step whose batch can stand in for that of an update: the last before it, or the next.
     def _ordinary(self, update: RecordedStep) -> RecordedStep | None:
@@ -489,12 +491,12 @@ class _Case:
 
     def _edges(self) -> tuple[Estimate, Estimate]:
         names = "edge of stability, before", "edge of stability, at the spike"
-        found = []
+        edges = []
         for name, entries in zip(names, ([], self.before), strict=True):
             self.replay.load(self.snapshot)
             self.replay.run(entries)
-            found.append(self._edge(name))
-        return found[0], found[1]
+            edges.append(self._edge(name))
+        return edges[0], edges[1]
 
     def _edge(self, name: str) -> Estimate:
         replay = self.replay
@@ -506,16 +508,16 @@ class _Case:
             steps: Steps = replay.optimizer
             if isinstance(steps, Adam | NAdam) and not steps.state:
                 steps = warm_adam(objective, float(steps.param_groups[0]["lr"]))
-            found = edge_of_stability(objective, steps, tolerance=0.05, limit=40)
+            stability = edge_of_stability(objective, steps, tolerance=0.05, limit=40)
         except AtlasError as error:
             return Estimate(math.nan, why_no_error=str(error), name=name)
-        if found.note:
-            self.notes.append(as_sentence(f"{name}: {found.note}"))
+        if stability.note:
+            self.notes.append(as_sentence(f"{name}: {stability.note}"))
         return Estimate(
-            found.ratio,
-            bound=found.bound / found.threshold,
-            products=found.products,
-            reached=found.reached,
+            stability.ratio,
+            bound=stability.bound / stability.threshold,
+            products=stability.products,
+            reached=stability.reached,
             name=name,
             meaning="above 1 steps along the sharpest direction grow",
         )

@@ -234,8 +234,8 @@ def standing_out(losses: NDArray[np.float64], threshold: float) -> float | None:
         The deviations; None below `threshold`.
     """
     usable = [count for count in _RUNS if len(losses) - count >= _BEFORE]
-    found = [_height(losses, count, threshold) for count in usable]
-    highest = max(found, default=0.0)
+    heights = [_height(losses, count, threshold) for count in usable]
+    highest = max(heights, default=0.0)
     return highest if highest > threshold else None
 
 

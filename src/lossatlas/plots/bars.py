@@ -173,15 +173,15 @@ class Group:
 
 def bar_groups(bars: Bars) -> list[Group]:
     """The bars of a diagram by degree and certainty."""
-    found = []
+    groups = []
     unsure = ", certainty unknown" if bars.why_unknown else ", uncertain"
     for dimension in np.unique(bars.dimensions).tolist():
         for certain in (False, True):
             alike = (bars.dimensions == dimension) & (bars.certain == certain)
             name = style.DIMENSION_NAMES[dimension] + ("" if certain else unsure)
             if alike.any():
-                found.append(Group(dimension, certain, np.flatnonzero(alike), name))
-    return found
+                groups.append(Group(dimension, certain, np.flatnonzero(alike), name))
+    return groups
 
 
 def _bar_text(bars: Bars, row: int) -> str:

@@ -74,7 +74,7 @@ def reduced(source: str, kept: frozenset[str] = KEPT) -> str:
     if entry is None or not kept <= set(traces.values()):
         return ""
     listed = ",".join(f"{name}()" for name, kind in traces.items() if kind in kept)
-    text = _REGISTER.sub(lambda found: f"{found[1]}{listed}])", entry.text)
+    text = _REGISTER.sub(lambda match: f"{match[1]}{listed}])", entry.text)
     small = _Statement(text, entry.doors)
     statements = [small if s is entry else s for s in statements]
     body = "".join(_reached(statements))
@@ -83,11 +83,11 @@ def reduced(source: str, kept: frozenset[str] = KEPT) -> str:
 
 def _traces(entry: _Statement, by_name: dict[str, _Statement]) -> dict[str, str]:
     # Factory of a trace -> its kind; factories hand on to the module that says it.
-    found = _REGISTER.search(entry.text)
-    assert found is not None
+    match = _REGISTER.search(entry.text)
+    assert match is not None
     return {
         call.removesuffix("()"): _kind(call.removesuffix("()"), by_name)
-        for call in found[2].split(",")
+        for call in match[2].split(",")
     }
 
 
@@ -106,13 +106,13 @@ def _reached(statements: list[_Statement]) -> Iterator[str]:
         for name in statement.doors:
             by_name.setdefault(name, []).append(number)
     waiting = [n for n, statement in enumerate(statements) if not statement.doors]
-    found = set(waiting)
+    reached = set(waiting)
     while waiting:
         for name in set(_NAME.findall(statements[waiting.pop()].text)):
-            new = [n for n in by_name.get(name, ()) if n not in found]
-            found.update(new)
+            new = [n for n in by_name.get(name, ()) if n not in reached]
+            reached.update(new)
             waiting += new
-    return (statements[n].text for n in sorted(found))
+    return (statements[n].text for n in sorted(reached))
 
 
 def _statements(source: str, start: int, end: int) -> Iterator[_Statement]:
@@ -134,8 +134,8 @@ def _marks(source: str, at: int, end: int) -> Iterator[tuple[str, int]]:
     # braces of a template is code again.
     depth = 0
     templates: list[int] = []
-    while found := _TOKEN.search(source, at, end):
-        mark, at = found[0], found.end()
+    while match := _TOKEN.search(source, at, end):
+        mark, at = match[0], match.end()
         closes = mark == "}" and templates[-1:] == [depth]
         if mark == "`" or closes:
             del templates[len(templates) - closes :]

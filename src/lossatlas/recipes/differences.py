@@ -39,10 +39,10 @@ def paired(first: ArrayLike, second: ArrayLike) -> Estimate:
         )
     if not np.isfinite(a - b).all():
         raise ArgumentError("pairs must be finite numbers; leave out runs that diverged.")
-    found = mean_of(a - b)
-    if found.stderr == 0 and found.value:
-        return Estimate(found.value, why_no_error=_COARSE, samples=found.samples)
-    return found
+    difference = mean_of(a - b)
+    if difference.stderr == 0 and difference.value:
+        return Estimate(difference.value, why_no_error=_COARSE, samples=difference.samples)
+    return difference
 
 
 def verdict(difference: Estimate, level: float = 0.95) -> str:

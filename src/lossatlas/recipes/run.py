@@ -233,32 +233,32 @@ class _Reader:
 
     def _read(self, info: StepInfo) -> list[Any]:
         setup, model = self._training.setup, self._training.model
-        found: list[Any] = []
+        readings: list[Any] = []
         for name in self.weights:
             if name == "bank":
-                found.append(self._best(found))
+                readings.append(self._best(readings))
                 continue
             with self._training.averaged_weights(name, info.optimizer):
                 parts = [measure(model, data, setup) for data in (setup.valid, setup.test)]
                 if self._keep is not None and info.step == self._horizons[-1]:
                     state = model.state_dict()
                     self._keep[name] = {n: v.detach().clone() for n, v in state.items()}
-            found.append([part[what] for part in parts for what in ("loss", "accuracy")])
-        return found
+            readings.append([part[what] for part in parts for what in ("loss", "accuracy")])
+        return readings
 
-    def _best(self, found: list[Any]) -> Any:
+    def _best(self, readings: list[Any]) -> Any:
         # The member of the bank that does best on the validation examples.
         by_loss = self._training.setup.train.task != "classification"
         ranks = {
-            name: -found[self.weights.index(name)][0][0]
+            name: -readings[self.weights.index(name)][0][0]
             if by_loss
-            else found[self.weights.index(name)][1][0]
+            else readings[self.weights.index(name)][1][0]
             for name in self._training.averages.banked
         }
         best = max(ranks, key=lambda name: ranks[name])
         if self._keep and best in self._keep:
             self._keep["bank"] = self._keep[best]
-        return found[self.weights.index(best)]
+        return readings[self.weights.index(best)]
 
 
 def measure(
@@ -268,10 +268,10 @@ def measure(
     criterion = setup.criterion or F.cross_entropy
     objective = Objective(model, supervised(criterion), data.batches(500), check=False)
     metrics = {} if data.task == "regression" else {"accuracy": _accuracy}
-    found = {"accuracy": (math.nan, math.nan)}
+    measures = {"accuracy": (math.nan, math.nan)}
     for name, estimate in objective.evaluate_all(metrics).items():
-        found[name] = (estimate.value, estimate.stderr)
-    return found
+        measures[name] = (estimate.value, estimate.stderr)
+    return measures
 
 
 def _accuracy(model: nn.Module, batch: Batch) -> Tensor:

@@ -503,10 +503,10 @@ class Runs(Result):
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, float, int], list[Run]]:
-        found: dict[tuple[str, float, int], list[Run]] = {}
+        runs: dict[tuple[str, float, int], list[Run]] = {}
         for run in self.runs:
-            found.setdefault((run.recipe, run.lr, run.seed), []).append(run)
-        return found
+            runs.setdefault((run.recipe, run.lr, run.seed), []).append(run)
+        return runs
 
     @cached_property
     def _summaries(self) -> tuple[RecipeSummary, ...]:

@@ -156,14 +156,14 @@ class TransferCheck(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """The slopes, a row each."""
-        found = []
+        figures = []
         titles = "Slopes of updates", "Slopes at the start", "Slope of the sharpness"
         for name, title in zip((UPDATE, START, SHARPNESS), titles, strict=True):
             rows = [replace(s.slope, name=s.name) for s in self.scalings if s.quantity == name]
             if rows:
                 axis = "slope of log size against log width"
-                found.append(rows_figure(title, rows, axis, caption="muP promises 0."))
-        return tuple(found)
+                figures.append(rows_figure(title, rows, axis, caption="muP promises 0."))
+        return tuple(figures)
 
 
 def _subject(scaling: Scaling) -> str:
@@ -250,7 +250,7 @@ def transfer_check(
     with preserved_rng():
         sizes, kinds, skipped, notes = _collected(factory, order, seeds, steps, sharpness)
     _check_moves(sizes)
-    found = []
+    checks = []
     for (name, what), table in sizes.items():
         if f"{name} {what}" in skipped:
             continue
@@ -262,9 +262,9 @@ def transfer_check(
         kind = _WHOLE if what == SHARPNESS else kinds.get(name, "attention")
         first, last = _promised(kind, what, tolerance)
         breaks = bool(low > last or high < first)
-        found.append(Scaling(name, kind, what, slope, first, last, means, breaks))
+        checks.append(Scaling(name, kind, what, slope, first, last, means, breaks))
     return TransferCheck(
-        tuple(found), np.array(order, dtype=float), seeds, steps, skipped, notes
+        tuple(checks), np.array(order, dtype=float), seeds, steps, skipped, notes
     )
 
 
@@ -338,7 +338,7 @@ def _network(factory: Factory, width: int, seed: int) -> tuple[Objective, Optimi
 
 
 def _kinds(shapes: Mapping[str, list[tuple[int, ...]]], count: int) -> dict[str, str]:
-    kinds = {name: _kind(found) for name, found in shapes.items() if len(found) == count}
+    kinds = {name: _kind(sizes) for name, sizes in shapes.items() if len(sizes) == count}
     if all(kind == "fixed" for kind in kinds.values()):
         raise ModelError(
             "no parameter grows with the width; `factory` must build a network of that width."
@@ -392,7 +392,7 @@ def _measured(
             raise NonFiniteError(f"'{name}' holds NaN or infinite weights at the start.")
     batches = objective.map_batches(lambda batch: batch)
     first = objective.first_batch()
-    found, scores = _looked(objective, first, start, at_start=True)
+    scales, scores = _looked(objective, first, start, at_start=True)
     for step in range(steps):
         optimizer.zero_grad()
         loss = _mean(objective.loss(model, objective.handed(batches[step % len(batches)])))
@@ -401,7 +401,7 @@ def _measured(
         torch.autograd.backward(loss)
         optimizer.step()
     moved, after = _looked(objective, first, start, at_start=False)
-    sizes = {(n, START): s for n, s in found.items()}
+    sizes = {(n, START): s for n, s in scales.items()}
     sizes |= {(n, UPDATE): s for n, s in moved.items()}
     for name, before in scores.items():
         if name in after:

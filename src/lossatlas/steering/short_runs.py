@@ -138,8 +138,8 @@ def _gradient(objective: Objective, weights: dict[str, Tensor], batch: Batch) ->
         raise LossError(
             "`loss` does not lead back to the parameters; return the tensor itself."
         )
-    found = torch.autograd.grad(mean, list(weights.values()), allow_unused=True)
-    for value, part in zip(weights.values(), found, strict=True):
+    slopes = torch.autograd.grad(mean, list(weights.values()), allow_unused=True)
+    for value, part in zip(weights.values(), slopes, strict=True):
         value.grad = part
     return float(mean.detach())
 

@@ -36,9 +36,9 @@ def _by_accuracy(survey: "Survey") -> tuple[str, ...]:
     allowed = float(t_quantile(0.95, max(accuracy.samples, 2))) * accuracy.stderr
     if accuracy.value > share + allowed:
         return ()
-    found = with_error(accuracy.value, accuracy.stderr)
+    text = with_error(accuracy.value, accuracy.stderr)
     return (
-        f"These weights are at chance: accuracy {found}, where always naming the largest of "
+        f"These weights are at chance: accuracy {text}, where always naming the largest of "
         f"{classes} classes gives {percent(share)}.",
     )
 

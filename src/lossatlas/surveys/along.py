@@ -89,9 +89,9 @@ def survey_along(
         for k, state in enumerate(states):
             plane = _parallel(common, state, k)
             with _holding(objective, state) as here:
-                found = _surveyed(here, plane, numbers[k], home, options)
+                measured = _surveyed(here, plane, numbers[k], home, options)
             # Whoever takes it finds the model as it was.
-            yield found
+            yield measured
 
     return each()
 
@@ -117,15 +117,15 @@ def _surveyed(
     if kept is not None:
         return kept
     ledger = None if place is None else place.with_suffix(".resume")
-    found = survey(objective, plane=plane, resume=ledger, **options)
-    land = replace(found.landscape, landmark_values={})
-    record = replace(found.provenance, settings={**found.provenance.settings, **settings})
-    found = replace(found, landscape=land, provenance=record)
+    measured = survey(objective, plane=plane, resume=ledger, **options)
+    land = replace(measured.landscape, landmark_values={})
+    record = replace(measured.provenance, settings={**measured.provenance.settings, **settings})
+    measured = replace(measured, landscape=land, provenance=record)
     if place is not None and ledger is not None:
-        found.save(place)
+        measured.save(place)
         for path in (ledger, instruments_ledger(ledger)):
             remove_ledger(path)
-    return found
+    return measured
 
 
 # What makes another survey of the same weights.
@@ -138,14 +138,14 @@ _DECIDES = frozenset(
 def _kept(place: Path | None, settings: Mapping[str, Any]) -> Survey | None:
     if place is None or not place.is_file():
         return None
-    found = load(place)
-    if not isinstance(found, Survey):
+    stored = load(place)
+    if not isinstance(stored, Survey):
         raise FileError(
-            f"'{place}' holds a {type(found).__name__}, not a survey; give another folder, or "
+            f"'{place}' holds a {type(stored).__name__}, not a survey; give another folder, or "
             "move it away."
         )
-    held = found.provenance.settings
-    return found if all(held.get(name) == value for name, value in settings.items()) else None
+    held = stored.provenance.settings
+    return stored if all(held.get(name) == value for name, value in settings.items()) else None
 
 
 def _parallel(common: Plane, state: State, k: int) -> Plane:
@@ -192,8 +192,10 @@ def _copy(model: nn.Module, point: Params) -> None:
             value.copy_(point[name])
 
 
-def weights_at(found: Survey) -> NDArray[np.float64]:
+def weights_at(measured: Survey) -> NDArray[np.float64]:
     """Coordinates of the weights themselves on a map: zero, but along a training."""
-    plane = found.landscape.provenance.settings.get("plane")
+    plane = measured.landscape.provenance.settings.get("plane")
     at = plane.get("at") if isinstance(plane, Mapping) else None
-    return np.zeros(found.landscape.values.ndim) if at is None else np.asarray(at, np.float64)
+    return (
+        np.zeros(measured.landscape.values.ndim) if at is None else np.asarray(at, np.float64)
+    )

@@ -40,17 +40,17 @@ def eigen_plane(objective: Objective, *, dimension: int = 2, seed: int = 0) -> P
     check_at_least("dimension", dimension, 1)
     if dimension > 3:
         raise ArgumentError(f"`dimension` must be 1, 2 or 3; got {dimension}.")
-    found = spectrum(objective, top=dimension, bottom=0, density=False, seed=seed, vectors=True)
-    values = [float(value) for value in found.top]
+    ends = spectrum(objective, top=dimension, bottom=0, density=False, seed=seed, vectors=True)
+    values = [float(value) for value in ends.top]
     labels = [f"eigenvector {k} (λ = {value:.4g})" for k, value in enumerate(values, 1)]
     origin = {name: value.clone() for name, value in objective.params.items()}
-    spanned = plane(origin, *found.vectors, labels=labels)
+    spanned = plane(origin, *ends.vectors, labels=labels)
     recipe = {
         "kind": "eigen",
         "seed": seed,
         "dimension": dimension,
         "eigenvalues": values,
-        "bounds": [float(bound) for bound in found.top_bounds],
-        "products": found.products,
+        "bounds": [float(bound) for bound in ends.top_bounds],
+        "products": ends.products,
     }
     return replace(spanned, recipe=recipe)

@@ -366,8 +366,8 @@ class Comparison(Result):
 
     def matches(self) -> pairs.Sides:
         """Of each map its matched minima and those without a partner, for pictures."""
-        found = self.matching
-        return pairs.basin_matches(self.lands, self.trees, found.pairs, found.apart)
+        matching = self.matching
+        return pairs.basin_matches(self.lands, self.trees, matching.pairs, matching.apart)
 
     def _map_figures(self) -> Iterator[Figure]:
         scale = pairs.shared_scale(self.lands)
@@ -425,10 +425,10 @@ def _interpolation(land: Landscape, place: str) -> Iterator[Estimate]:
         yield _minor(land.interpolation_error, f"interpolation error {place}", why)
 
 
-def _ends(found: Comparison) -> str:
-    if found.difference is not None:
-        return _paired(found, found.difference)
-    line, (one, two) = found.line, found.names
+def _ends(comparison: Comparison) -> str:
+    if comparison.difference is not None:
+        return _paired(comparison, comparison.difference)
+    line, (one, two) = comparison.line, comparison.names
     first, second = (float(line.values[k]) for k in (0, -1))
     errors = [float(line.stderr[k]) for k in (0, -1)]
     step, both = second - first, math.hypot(*errors)
@@ -445,8 +445,8 @@ def _ends(found: Comparison) -> str:
     return f"{text}: {lower} is lower by {number(abs(step), 3)}, more than the errors allow."
 
 
-def _paired(found: Comparison, gap: Estimate) -> str:
-    line, (one, two) = found.line, found.names
+def _paired(comparison: Comparison, gap: Estimate) -> str:
+    line, (one, two) = comparison.line, comparison.names
     first, second = (with_error(float(line.values[k]), float(line.stderr[k])) for k in (0, -1))
     low, high = gap.interval()
     text = f"The loss is {first} at {one} and {second} at {two}; on the same {gap.sample_unit} "
@@ -459,30 +459,30 @@ def _paired(found: Comparison, gap: Estimate) -> str:
     return f"{text}: {two if high < 0 else one} is lower."
 
 
-def _line(found: Comparison) -> Iterator[str]:
-    line, bound = found.line, found.line_bound
-    if found.top is not None:
-        tail = f" ({_reliability(found)}, 95 %, all points at once)" * (bound > 0)
+def _line(comparison: Comparison) -> Iterator[str]:
+    line, bound = comparison.line, comparison.line_bound
+    if comparison.top is not None:
+        tail = f" ({_reliability(comparison)}, 95 %, all points at once)" * (bound > 0)
         yield (
             "The loss on the line is highest above the straight line between both losses "
-            f"{number(100 * found.excess.where, 3)} % of the way, by "
-            f"{number(found.barrier.value, 3)}{tail}."
+            f"{number(100 * comparison.excess.where, 3)} % of the way, by "
+            f"{number(comparison.barrier.value, 3)}{tail}."
         )
     lost = int((~line.finite).sum())
     if lost:
         yield f"{count(lost, 'point')} of the line have no finite loss."
-    yield from _lower_between(found)
+    yield from _lower_between(comparison)
 
 
 # A point between the ends that is lower than both by more than its error.
-def _lower_between(found: Comparison) -> Iterator[str]:
-    values, share = found.line.values, found.line.axes[0]
-    low = found.line.lowest
+def _lower_between(comparison: Comparison) -> Iterator[str]:
+    values, share = comparison.line.values, comparison.line.axes[0]
+    low = comparison.line.lowest
     gain = min(float(values[0]), float(values[-1])) - float(values[low])
     if not (gain > 0 and 0 < low < share.size - 1):
         return
     place = f"{number(100 * float(share[low]), 3)} % of the way the loss is lower than at both"
-    error = _gain_error(found, float(share[low]))
+    error = _gain_error(comparison, float(share[low]))
     if math.isnan(error):
         yield (
             f"{place} ends, by {number(gain, 3)}; whether that is more than its error is not "
@@ -495,9 +495,9 @@ def _lower_between(found: Comparison) -> Iterator[str]:
         )
 
 
-def _gain_error(found: Comparison, where: float) -> float:
+def _gain_error(comparison: Comparison, where: float) -> float:
     """What the loss at a share of the way minus the lower end may be wrong by; NaN: unknown."""
-    gap, rise = found.difference, found.excess
+    gap, rise = comparison.difference, comparison.excess
     if gap is None:
         return math.nan
     # The loss at t minus that at the end is the rise at t plus a share of the difference.
@@ -507,16 +507,16 @@ def _gain_error(found: Comparison, where: float) -> float:
     return rise.band * float(rise.stderr[near]) + share * (high - low) / 2
 
 
-def _reliability(found: Comparison) -> str:
+def _reliability(comparison: Comparison) -> str:
     # A lower point can prove a barrier where the error at the highest one reaches to zero.
-    rise = found.excess
+    rise = comparison.excess
     if rise.is_certain and not rise.is_top_certain:
         return f"the highest rise is from {number(rise.lower, 2)} to {number(rise.upper, 2)}"
-    return f"right to within {number(found.line_bound, 2)}"
+    return f"right to within {number(comparison.line_bound, 2)}"
 
 
-def _distance(found: Comparison) -> str:
-    far, bound = found.bottleneck, found.depth_bound
+def _distance(comparison: Comparison) -> str:
+    far, bound = comparison.bottleneck, comparison.depth_bound
     if not math.isfinite(far):
         return (
             "Points without a finite loss split the two maps into different numbers of pieces: "
@@ -531,15 +531,15 @@ def _distance(found: Comparison) -> str:
         return f"{text}; the error of that is not known."
     if far <= bound:
         return (
-            f"{text}. The errors of the maps could cause it; it is at most {_reach(found)} "
-            "(95 % for each map)."
+            f"{text}. The errors of the maps could cause it; it is at most "
+            f"{_reach(comparison)} (95 % for each map)."
         )
     return f"{text} (right to within {number(bound, 2)}, 95 % for each map)."
 
 
 # What the distance cannot exceed.
-def _reach(found: Comparison) -> str:
-    return number(found.bottleneck + found.depth_bound, 2)
+def _reach(comparison: Comparison) -> str:
+    return number(comparison.bottleneck + comparison.depth_bound, 2)
 
 
 def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
@@ -713,7 +713,7 @@ def paired_difference(objective: Objective, first: State, second: State) -> Esti
     one, two = (objective.example_losses(state.whole) for state in (first, second))
     gap = (two - one).numpy()
     stderr = float(gap.std(ddof=1)) / math.sqrt(gap.size) if gap.size > 1 else math.nan
-    found = Estimate(
+    difference = Estimate(
         float(gap.mean()),
         stderr,
         samples=gap.size,
@@ -721,4 +721,4 @@ def paired_difference(objective: Objective, first: State, second: State) -> Esti
         why_no_error=None if math.isfinite(stderr) else "one example has no spread",
         name="difference of the losses",
     )
-    return rounded_away(objective, found, float(max(one.abs().mean(), two.abs().mean())))
+    return rounded_away(objective, difference, float(max(one.abs().mean(), two.abs().mean())))

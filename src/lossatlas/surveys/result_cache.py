@@ -36,10 +36,10 @@ class ResultCache:
         if known is not None:
             kept: InstrumentResult = from_bytes(known)
             return kept
-        found = make()
-        if self._ledger is not None and found.is_final:
-            self._ledger.put(name, to_bytes(found))
-        return found
+        result = make()
+        if self._ledger is not None and result.is_final:
+            self._ledger.put(name, to_bytes(result))
+        return result
 
     def _get(self, name: str) -> bytes | None:
         return None if self._ledger is None else self._ledger.get(name)

@@ -63,7 +63,7 @@ class Survey(Result):
 
     def __repr__(self) -> str:
         basins = count(len(self.tree), "basin")
-        found = cut_off(", ".join(self.findings) or "none", 160)
+        names = cut_off(", ".join(self.findings) or "none", 160)
         loss = with_error(self.loss.value, self.loss.stderr)
         size = " x ".join(map(str, self.landscape.values.shape))
         unknown = self.tree.why_unknown
@@ -71,20 +71,20 @@ class Survey(Result):
         return (
             f"<Survey of {cut_off(self.title) or 'a model'}: loss {loss}, "
             f"{size} map, {basins}, {sure}; "
-            f"instruments: {found}>"
+            f"instruments: {names}>"
         )
 
     @property
     def spectrum(self) -> Spectrum | None:
         """Extreme eigenvalues and density of the Hessian; None where there are none."""
-        found: Spectrum | None = self.part("curvature", "spectrum")
-        return found
+        spectrum: Spectrum | None = self.part("curvature", "spectrum")
+        return spectrum
 
     @property
     def trace(self) -> Estimate | None:
         """Trace of the Hessian; None where there is none."""
-        found: Estimate | None = self.part("curvature", "trace")
-        return found
+        estimate: Estimate | None = self.part("curvature", "trace")
+        return estimate
 
     def part(self, instrument: str, name: str) -> Any:
         """A result of one instrument.
@@ -96,8 +96,8 @@ class Survey(Result):
         Returns:
             The result; None where the instrument was not chosen or could not measure it.
         """
-        found = self.findings.get(instrument)
-        return None if found is None else found.results.get(name)
+        finding = self.findings.get(instrument)
+        return None if finding is None else finding.results.get(name)
 
     @property
     def certain_basins(self) -> int:
@@ -125,9 +125,9 @@ class Survey(Result):
 
     def cited(self) -> tuple[Reference, ...]:
         """The papers of every part, each use of them once."""
-        found = {each.use: each for part in self._parts() for each in part.cited()}
-        found |= {r.use: r for one in self.findings.values() for r in one.about.references}
-        return tuple(found.values())
+        papers = {each.use: each for part in self._parts() for each in part.cited()}
+        papers |= {r.use: r for one in self.findings.values() for r in one.about.references}
+        return tuple(papers.values())
 
     @property
     def _at_weights(self) -> tuple[Estimate, ...]:
@@ -143,7 +143,7 @@ class Survey(Result):
     @property
     def unavailable(self) -> tuple[str, ...]:
         """Which instruments could not measure anything, in a sentence."""
-        lost = [found.about.title for found in self.findings.values() if found.why_not]
+        lost = [finding.about.title for finding in self.findings.values() if finding.why_not]
         return (f"Not measured, with the reason below: {', '.join(lost)}.",) if lost else ()
 
     def figures(self) -> tuple[Figure, ...]:
@@ -152,7 +152,7 @@ class Survey(Result):
             *self.landscape.figures(self.tree),
             *self.tree.figures(),
             *self.diagram.figures(scale_of(self.landscape.values)),
-            *(figure for found in self.findings.values() for figure in found.figures()),
+            *(figure for finding in self.findings.values() for figure in finding.figures()),
         )
 
     def details(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Survey(Result):
             "evaluations": self.landscape.evaluations,
             "grid": self.landscape.details(),
             "topology": topology,
-            "instruments": {name: found.summary() for name, found in self.findings.items()},
+            "instruments": {name: finding.summary() for name, finding in self.findings.items()},
         }
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -190,5 +190,5 @@ class Survey(Result):
         return (self.tree, self.diagram, self.landscape, *self.findings.values())
 
 
-def _at_weights(name: str, found: Estimate) -> Estimate:
-    return replace(found, name=f"{name} at the weights", meaning="mean over the data")
+def _at_weights(name: str, estimate: Estimate) -> Estimate:
+    return replace(estimate, name=f"{name} at the weights", meaning="mean over the data")

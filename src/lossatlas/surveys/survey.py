@@ -189,7 +189,7 @@ def _record(land: Landscape, seed: int, asked: Mapping[str, Any]) -> Provenance:
 
 
 def _failed(objective: Objective) -> list[str]:
-    return [f"{found.sentence}." for found in objective.checks.values() if found.failed]
+    return [f"{check.sentence}." for check in objective.checks.values() if check.failed]
 
 
 def _check(

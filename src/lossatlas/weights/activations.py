@@ -64,11 +64,11 @@ class Correlations:
     def __init__(
         self,
         objective: Objective,
-        found: Symmetries,
+        symmetries: Symmetries,
         places: Mapping[int, list[Place]],
         pairs: Iterable[tuple[int, int]],
     ) -> None:
-        self._objective, self._found = objective, found
+        self._objective, self._found = objective, symmetries
         # Statistics are estimated once for all batches, and given with the weights.
         self._fixed = objective if objective.mode != "recalibrated" else _evaluated(objective)
         self._places = {k: known for k, known in places.items() if known}

@@ -115,9 +115,9 @@ def _sorted_out(adapter: Params) -> tuple[dict[str, Pair], dict[str, Tensor]]:
                 f"the adapter holds '{full}': a DoRA adapter is no product of two matrices; "
                 "fold it into its base with peft's merge_and_unload()."
             )
-        if found := _FACTOR.fullmatch(name):
+        if match := _FACTOR.fullmatch(name):
             kind = "embedding " if "lora_embedding_" in name else ""
-            pairs.setdefault(found["module"], {})[kind + found["side"]] = value
+            pairs.setdefault(match["module"], {})[kind + match["side"]] = value
         else:
             others[name.replace(".modules_to_save.default", "")] = value
     for module, pair in pairs.items():
@@ -172,9 +172,9 @@ def _moved(
     return (weight.to(wide) + scale * change.reshape(weight.shape)).to(weight.dtype)
 
 
-def _check_shape(name: str, found: Any, expected: Any) -> None:
-    if tuple(found) != tuple(expected):
+def _check_shape(name: str, shape: Any, expected: Any) -> None:
+    if tuple(shape) != tuple(expected):
         raise StructureError(
-            f"the adapter's change of '{name}' has shape {tuple(found)}; the base has "
+            f"the adapter's change of '{name}' has shape {tuple(shape)}; the base has "
             f"{tuple(expected)}."
         )

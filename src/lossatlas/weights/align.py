@@ -88,7 +88,7 @@ class Alignment(Result):
             One figure.
         """
         title, axis = "Ways of alignment", "loss halfway above the mean of the ends"
-        tried = [_named(found, way) for way, found in self.tried.items()]
+        tried = [_named(estimate, way) for way, estimate in self.tried.items()]
         shown = tried or [self.before, self.after]
         return (rows_figure(title, shown, axis, caption=self.sentences()[0]),)
 
@@ -255,11 +255,11 @@ class _Race:
 
     @property
     def best(self) -> str:
-        """The lowest loss halfway; of those that errors do not tell apart, the nearest."""
+        """The lowest loss halfway; of those that are indistinguishable, the nearest."""
         # Below the ends counts as no barrier.
         heights = {
-            way: max(found.value, 0.0) if math.isfinite(found.value) else math.inf
-            for way, found in self._tried.items()
+            way: max(estimate.value, 0.0) if math.isfinite(estimate.value) else math.inf
+            for way, estimate in self._tried.items()
         }
         lowest = min(heights, key=lambda way: heights[way])
         error = self._tried[lowest].stderr
@@ -296,17 +296,17 @@ def _refined(
     # What matches this goal is the start; matching the reference may lead far away from it.
     goal = halfway(matcher.reference, start.params)
     speed = {name: torch.zeros_like(goal[name]) for name in objective.names}
-    batches, found = endless_batches(objective, seed), start
+    batches, candidate = endless_batches(objective, seed), start
     lowest, best = middle.barrier(start.params).value, start
     for step in range(1, steps + 1):
-        now = halfway(matcher.reference, found.params)
+        now = halfway(matcher.reference, candidate.params)
         for name, value in objective.part([next(batches)]).gradient(now).items():
             speed[name].mul_(_MOMENTUM).add_(value / 2)
             goal[name] -= lr * speed[name]
-        found = matcher.toward(goal).by_weights(seed, step, found)
+        candidate = matcher.toward(goal).by_weights(seed, step, candidate)
         if step == steps or step % max(1, steps // _LOOKS) == 0:
-            height = middle.barrier(found.params).value
-            lowest, best = (height, found) if height < lowest else (lowest, best)
+            height = middle.barrier(candidate.params).value
+            lowest, best = (height, candidate) if height < lowest else (lowest, best)
     return best
 
 
@@ -319,8 +319,8 @@ def endless_batches(objective: Objective, seed: int) -> Iterator[Batch]:
             yield batches[k]
 
 
-def _named(found: Estimate, name: str) -> Estimate:
-    return replace(found, name=name, unit="loss")
+def _named(estimate: Estimate, name: str) -> Estimate:
+    return replace(estimate, name=name, unit="loss")
 
 
 class Midpoint:

@@ -125,18 +125,18 @@ def align_many(
     states = states_of(objective, networks, names=called)
     points = [with_statistics(objective, state.whole) for state in states]
     matcher = Matcher(objective, points[0], points[0])
-    found, rounds = _aligned(matcher, points, starts, seed)
+    aligned, rounds = _aligned(matcher, points, starts, seed)
     changes = [
         Midpoint(objective, points[0], old).change(new)
-        for old, new in zip(points[1:], found[1:], strict=True)
+        for old, new in zip(points[1:], aligned[1:], strict=True)
     ]
-    found = [{name: value.clone() for name, value in point.items()} for point in found]
-    named = zip(found, networks, strict=True)
+    aligned = [{name: value.clone() for name, value in point.items()} for point in aligned]
+    named = zip(aligned, networks, strict=True)
     return JointAlignment(
         params=tuple(matcher.with_tied(params, given.keys()) for params, given in named),
         before=_excess(objective, points, "as they were"),
-        after=_excess(objective, found, "aligned"),
-        distance=(_spread(points), _spread(found)),
+        after=_excess(objective, aligned, "aligned"),
+        distance=(_spread(points), _spread(aligned)),
         error=max(changes),
         rounds=rounds,
     )
@@ -145,24 +145,24 @@ def align_many(
 def _aligned(
     matcher: Matcher, points: Sequence[Params], starts: int, seed: int
 ) -> tuple[list[dict[str, Tensor]], int]:
-    found = [dict(points[0])]
+    aligned = [dict(points[0])]
     for point in points[1:]:
         # At first to the mean of those that are aligned.
-        middle = _mean(found)
+        middle = _mean(aligned)
         toward = matcher.toward(middle, point)
         runs = [toward.by_weights(seed, start).params for start in range(starts)]
-        found.append(min(runs, key=lambda params: distance(middle, params)))
+        aligned.append(min(runs, key=lambda params: distance(middle, params)))
     draw = generator(seed, "networks")
     for turn in range(_ROUNDS):
         has_moved = False
-        for k in (torch.randperm(len(found) - 1, generator=draw) + 1).tolist():
-            others = _mean([*found[:k], *found[k + 1 :]])
-            moved = matcher.toward(others).by_weights(seed, k, Candidate(found[k], ()))
+        for k in (torch.randperm(len(aligned) - 1, generator=draw) + 1).tolist():
+            others = _mean([*aligned[:k], *aligned[k + 1 :]])
+            moved = matcher.toward(others).by_weights(seed, k, Candidate(aligned[k], ()))
             has_moved |= bool(moved.element)
-            found[k] = moved.params
+            aligned[k] = moved.params
         if not has_moved:
-            return found, turn + 1
-    return found, _ROUNDS
+            return aligned, turn + 1
+    return aligned, _ROUNDS
 
 
 def _mean(points: Sequence[Params]) -> dict[str, Tensor]:
@@ -178,5 +178,5 @@ def _spread(points: Sequence[Params]) -> float:
 def _excess(objective: Objective, points: Sequence[Params], how: str) -> Estimate:
     losses = PairedLosses(objective)
     ends = np.mean([losses.sums(point) for point in points], axis=0)
-    found = losses.difference(losses.sums(_mean(points)), ends)
-    return replace(found, name=f"loss of the mean, {how}", unit="loss")
+    difference = losses.difference(losses.sums(_mean(points)), ends)
+    return replace(difference, name=f"loss of the mean, {how}", unit="loss")

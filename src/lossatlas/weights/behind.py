@@ -46,10 +46,12 @@ def behind_best(
     plain = [judged.difference(each, sums[best]) for each in sums]
     known = [k for k, far in enumerate(plain) if k == best or far.stderr > 0]
     rivals = [k for k in known if k in others]
-    found = [*plain]
-    found[best] = replace(plain[best], value=0.0, stderr=0.0, why_no_error="the best itself")
+    estimates = [*plain]
+    estimates[best] = replace(
+        plain[best], value=0.0, stderr=0.0, why_no_error="the best itself"
+    )
     if len(rivals) < 2:
-        return tuple(found)
+        return tuple(estimates)
     covariance = _covariance(judged.weights, [sums[k] for k in known])
     drawn = _draws(covariance, plain[known[0] if known[0] != best else known[1]].samples, seed)
     at = {k: place for place, k in enumerate(known)}
@@ -59,8 +61,8 @@ def behind_best(
         low, high = plain[k].interval(_LEVEL)
         rows = [at[j] for j in rivals if j != k]
         reach = _reach(drawn, covariance, at[k], rows) * plain[k].stderr
-        found[k] = replace(plain[k], ends=(min(low, plain[k].value - reach), high))
-    return tuple(found)
+        estimates[k] = replace(plain[k], ends=(min(low, plain[k].value - reach), high))
+    return tuple(estimates)
 
 
 def _covariance(weights: Array, sums: Sequence[Array]) -> Array:

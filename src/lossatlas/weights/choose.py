@@ -47,7 +47,7 @@ class Choice(Result):
         behind: loss of each minus that of the best, with the paired error; 0 for the best. Its
             interval allows for a best that was chosen on the same examples, so its lower end
             reaches farther.
-        equal: names of those that cannot be told from the best; the best is among them. All
+        equal: names of those that are indistinguishable from the best; it is among them. All
             with a finite loss, where one batch mean has no error.
         sharpness: largest eigenvalue of the Hessian at each checkpoint; empty if not asked for.
         coefficients: local learning coefficient at each checkpoint; empty if not asked for.
@@ -116,24 +116,24 @@ class Choice(Result):
         ranked = sorted(
             zip(self.names, self.losses, strict=True), key=lambda pair: _height(pair[1])
         )
-        found = [
+        estimates = [
             replace(e, name=f"loss of {n}", meaning=chosen if n == self.best else "")
             for n, e in ranked
         ]
-        found += [
+        estimates += [
             replace(e, name=f"{n} behind {self.best}", unit="loss", is_minor=True)
             for n, e in zip(self.names, self.behind, strict=True)
             if n != self.best
         ]
-        found += [
+        estimates += [
             replace(e, name=f"sharpness of {n}", unit="loss / weight²", is_minor=True)
             for n, e in zip(self.names, self.sharpness, strict=False)
         ]
-        found += [
+        estimates += [
             replace(e, name=f"learning coefficient of {n}", is_minor=True)
             for n, e in zip(self.names, self.coefficients, strict=False)
         ]
-        return tuple(found)
+        return tuple(estimates)
 
     def sentences(self) -> tuple[str, ...]:
         """The best, those that may be as good, and whether averaging helps."""
@@ -173,7 +173,7 @@ class Choice(Result):
         if not self._rivals:
             return f"{start}, lower than that of the next, {shown[0]}."
         shown += [count(len(near) - len(shown), "other")] if len(near) > len(shown) else []
-        return f"{start}; not told apart from it: {listed(shown)}."
+        return f"{start}; indistinguishable from it: {listed(shown)}."
 
     # What the intervals of the headline are.
     @property
@@ -205,7 +205,7 @@ class Choice(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """Losses behind the best, losses along the checkpoints, sharpness and complexity."""
-        found = [self._differences(), self._curve()]
+        figures = [self._differences(), self._curve()]
         extra = (
             ("Sharpness", self.sharpness, "largest eigenvalue (loss / weight²)"),
             ("Learning coefficients", self.coefficients, "learning coefficient"),
@@ -213,8 +213,8 @@ class Choice(Result):
         for title, estimates, axis in extra:
             if estimates:
                 pairs = zip(self.names, estimates, strict=False)
-                found.append(rows_figure(title, [replace(e, name=n) for n, e in pairs], axis))
-        return tuple(found)
+                figures.append(rows_figure(title, [replace(e, name=n) for n, e in pairs], axis))
+        return tuple(figures)
 
     def _differences(self) -> Figure:
         from lossatlas.plots.chart import backends
@@ -306,7 +306,7 @@ def choose(
     resume: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> Choice:
-    """Compare checkpoints on held-out data and say which cannot be told from the best.
+    """Compare checkpoints on held-out data; which are indistinguishable from the best.
 
     A candidate is out where its loss is above that of the best by more than the paired error
     at confidence 1 - (1 - level) / (candidates - 1) (Bonferroni): the true best is kept with
@@ -439,8 +439,8 @@ class _Measure:
         return sums, judged.weights, sharp, complexity
 
     def _sharpest(self, point: Params) -> Estimate:
-        found = spectrum(self.objective, 1, 0, False, 0.01, params=point, seed=self.seed)
-        return Estimate(float(found.top[0]), bound=float(found.top_bounds[0]))
+        ends = spectrum(self.objective, 1, 0, False, 0.01, params=point, seed=self.seed)
+        return Estimate(float(ends.top[0]), bound=float(ends.top_bounds[0]))
 
     def _coefficient(self, point: Params) -> Estimate:
         hold = self.localization

@@ -151,12 +151,12 @@ def connect(
 def _aligned(
     objective: Objective, a: Params, b: Params, seed: int, kept: Unfinished
 ) -> dict[str, Tensor]:
-    found = kept.get_tensors("aligned", b.values())
-    if found is None:
+    aligned_values = kept.get_tensors("aligned", b.values())
+    if aligned_values is None:
         aligned = align(objective, a, b, seed=seed).params
-        found = [aligned[name] for name in b]
-        kept.put_tensors("aligned", found)
-    return dict(zip(b, found, strict=True))
+        aligned_values = [aligned[name] for name in b]
+        kept.put_tensors("aligned", aligned_values)
+    return dict(zip(b, aligned_values, strict=True))
 
 
 class _Told:
@@ -211,8 +211,8 @@ class _Survey:
         self._told.add()
 
     def _metrics_at(self, t: float) -> Array:
-        found = self._objective.evaluate_all(self._metrics, self._point(t))
-        return np.array([[found[name].value for name in self._metrics]])
+        metrics = self._objective.evaluate_all(self._metrics, self._point(t))
+        return np.array([[metrics[name].value for name in self._metrics]])
 
     def refine(self, count: int) -> None:
         """Halve the wider of the two intervals around the largest excess, again and again."""
@@ -247,8 +247,8 @@ class _Survey:
         rows = self._excess(at)
         excess = [self._risen(*pair) for pair in zip(at.tolist(), rows, strict=True)]
         # What is rounding alone has no spread either.
-        rows[[found.why_no_error == EQUAL for found in excess]] = 0.0
-        stderr = np.array([found.stderr for found in excess])
+        rows[[estimate.why_no_error == EQUAL for estimate in excess]] = 0.0
+        stderr = np.array([estimate.stderr for estimate in excess])
         places = np.linspace(0, 1, 33).tolist() if kind != "line" else []
         # One after another: each is as large as the network.
         path = (point_at(kind, knots, t) for t in places)
@@ -257,9 +257,9 @@ class _Survey:
         return Connection(
             kind=kind,
             at=at,
-            loss=np.array([found.value for found in means]),
-            stderr=np.array([found.stderr for found in means]),
-            excess=np.array([found.value for found in excess]),
+            loss=np.array([estimate.value for estimate in means]),
+            stderr=np.array([estimate.stderr for estimate in means]),
+            excess=np.array([estimate.value for estimate in excess]),
             excess_stderr=stderr,
             band=_band(rows, self._losses.weights, seed),
             metrics={
@@ -274,12 +274,12 @@ class _Survey:
             repaired=self._repair,
         )
 
-    def anew(self, found: Connection) -> tuple[str, ...]:
+    def anew(self, connection: Connection) -> tuple[str, ...]:
         """The loss at the highest point with statistics that fit it, where they may not."""
-        if self._repair or not found.barrier.value > 0:
+        if self._repair or not connection.barrier.value > 0:
             return ()
-        where = f"the loss at t = {number(found.where, 2)}"
-        return loss_anew(self._objective, found.params_at(found.where), where)
+        where = f"the loss at t = {number(connection.where, 2)}"
+        return loss_anew(self._objective, connection.params_at(connection.where), where)
 
 
 def _band(rows: Array, weights: Array, seed: int, level: float = 0.95) -> float:

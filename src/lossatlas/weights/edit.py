@@ -224,10 +224,10 @@ class EditCurve(Result):
         return (*said, *self.notes)
 
     def _rises(self, k: int) -> bool:
-        found = Estimate(
+        difference = Estimate(
             float(self.rise[k]), float(self.rise_stderr[k]), samples=self.samples[0]
         )
-        low, _ = found.interval()
+        low, _ = difference.interval()
         return not low <= 0
 
     def figures(self) -> tuple[Figure, ...]:

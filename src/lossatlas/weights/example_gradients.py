@@ -91,8 +91,8 @@ def squared_gradients(objective: Objective, params: Params) -> dict[str, Tensor]
         return {name: value / (counted or 1.0) for name, value in total.items()}
 
     with torch.enable_grad():
-        found = objective.with_params({**leaves, **state.buffers}, walk)
-    for name, value in found.items():
+        squares = objective.with_params({**leaves, **state.buffers}, walk)
+    for name, value in squares.items():
         if not bool(value.isfinite().all()):
             raise NonFiniteError(f"a gradient in '{name}' is not finite at these weights.")
-    return found
+    return squares

@@ -218,9 +218,9 @@ def factors(
 
     def run() -> Factors:
         with torch.enable_grad():
-            found = job.collected()
-            found = job.corrected(found) if correct else found
-            return job.compared(found, examples, seed) if examples else found
+            collected = job.collected()
+            collected = job.corrected(collected) if correct else collected
+            return job.compared(collected, examples, seed) if examples else collected
 
     return objective.with_params({**leaves, **here.buffers}, run)
 
@@ -325,8 +325,8 @@ class _Job:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.skipped.items())
             raise ArgumentError(f"`layers` holds no linear map that has factors ({reasons}).")
         shares = max(labels * self.sampled.draws, 1)
-        found = tuple(self._layer(name, self.sums[name], shares) for name in kept)
-        return Factors(found, dict(self.skipped), labels, self.sampled.draws)
+        layers = tuple(self._layer(name, self.sums[name], shares) for name in kept)
+        return Factors(layers, dict(self.skipped), labels, self.sampled.draws)
 
     def _layer(self, name: str, sums: Sums, shares: int) -> LayerFactors:
         inputs, outputs = sums.factors(shares)
@@ -341,8 +341,8 @@ class _Job:
             rows=sums.rows,
         )
 
-    def corrected(self, found: Factors) -> Factors:
-        layers = {layer.name: layer for layer in found.layers}
+    def corrected(self, collected: Factors) -> Factors:
+        layers = {layer.name: layer for layer in collected.layers}
         sums = {n: torch.zeros_like(layer.eigenvalues) for n, layer in layers.items()}
 
         def visit(use: Use, slopes: Tensor) -> None:
@@ -352,17 +352,18 @@ class _Job:
 
         for _ in each_pass(self.objective, self.leaves, self.sampled, visit):
             pass
-        shares = max(found.labels * found.draws, 1)
+        shares = max(collected.labels * collected.draws, 1)
         return replace(
-            found,
+            collected,
             layers=tuple(
-                replace(layer, corrected=sums[layer.name] / shares) for layer in found.layers
+                replace(layer, corrected=sums[layer.name] / shares)
+                for layer in collected.layers
             ),
         )
 
-    def compared(self, found: Factors, examples: int, seed: int) -> Factors:
+    def compared(self, collected: Factors, examples: int, seed: int) -> Factors:
         known: dict[str, Estimate] = {}
-        for group, some in groups_that_fit(found.layers, examples):
+        for group, some in groups_that_fit(collected.layers, examples):
             pairs = Pairs(group, self.examples)
             # Few examples leave more time for labels of each.
             few = min(examples, self.examples) if some == examples else PAIRS
@@ -371,8 +372,8 @@ class _Job:
             for number, gradients in self._single(sampled, some, group):
                 pairs.add(number, gradients)
             known |= pairs.estimates()
-        layers = (replace(layer, agreement=known[layer.name]) for layer in found.layers)
-        return replace(found, layers=tuple(layers))
+        layers = (replace(layer, agreement=known[layer.name]) for layer in collected.layers)
+        return replace(collected, layers=tuple(layers))
 
     def _single(
         self, sampled: Sampling, examples: int, group: list[LayerFactors]
@@ -411,10 +412,10 @@ def _bias_of(name: str) -> str:
     return f"{start}{dot}{last.replace('weight', 'bias')}"
 
 
-def _near(found: Tensor, slope: Tensor) -> bool:
+def _near(gradient: Tensor, slope: Tensor) -> bool:
     half = torch.finfo(slope.dtype).bits < 32
     wanted = slope.double()
-    return float((found - wanted).norm()) <= (0.05 if half else 1e-3) * float(wanted.norm())
+    return float((gradient - wanted).norm()) <= (0.05 if half else 1e-3) * float(wanted.norm())
 
 
 def _add_squares(total: Tensor, layer: LayerFactors, use: Use, rows: Rows) -> None:

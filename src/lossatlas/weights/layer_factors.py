@@ -107,10 +107,10 @@ class LayerFactors:
         """The inverse of `matrix_of`, in the dtypes of `like`."""
         weight = matrix[:, :-1] if self.bias else matrix
         weight = weight.T if self.is_transposed else weight
-        found = {self.name: weight.reshape(self.shape).to(like[self.name])}
+        tensors = {self.name: weight.reshape(self.shape).to(like[self.name])}
         if self.bias:
-            found[self.bias] = matrix[:, -1].to(like[self.bias])
-        return found
+            tensors[self.bias] = matrix[:, -1].to(like[self.bias])
+        return tensors
 
     def to_basis(self, matrix: Tensor) -> Tensor:
         """Coefficients of a matrix in the eigenvectors."""

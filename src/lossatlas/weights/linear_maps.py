@@ -146,7 +146,7 @@ def _two(sizes: Sequence[int], missing: int) -> tuple[int, int]:
 def _uses(outputs: Tensor, leaves: Leaves) -> tuple[list[Use], dict[str, str]]:
     """Uses of the parameters in a graph, and why other uses are none."""
     names = {id(value): name for name, value in leaves.items()}
-    found, left_out = [], {}
+    uses, left_out = [], {}
     for node in _nodes(outputs.grad_fn):
         for place in _PLACES.get(node.name(), ()):
             name, turns = _parameter(node.next_functions[place][0], names)
@@ -155,10 +155,10 @@ def _uses(outputs: Tensor, leaves: Leaves) -> tuple[list[Use], dict[str, str]]:
             is_left = place < max(_PLACES[node.name()])
             use, why = _use(node, name, turns, is_left=is_left)
             if use is not None:
-                found.append(use)
+                uses.append(use)
             else:
                 left_out[name] = why
-    return _with_ties(found), left_out
+    return _with_ties(uses), left_out
 
 
 def _with_ties(uses: list[Use]) -> list[Use]:

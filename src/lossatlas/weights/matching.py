@@ -136,10 +136,10 @@ class Matcher:
     def groups_matched(self) -> list[tuple[Group, int]]:
         """Groups, each with how many others it is compared with."""
         groups = self._found.groups
-        found = [(groups[b.group], 0 if b.families else 1) for b in self._blocks]
+        matched = [(groups[b.group], 0 if b.families else 1) for b in self._blocks]
         for block in self._blocks:
-            found += [(groups[k], len(f)) for f in block.families for k in f]
-        return found
+            matched += [(groups[k], len(f)) for f in block.families for k in f]
+        return matched
 
     def made(self, element: Element) -> Candidate:
         """The network that was moved by an element."""
@@ -238,9 +238,9 @@ class _Block:
         return [(a, b) for family in self.families for a in family for b in family]
 
 
-def _blocks(found: Symmetries) -> list[_Block]:
+def _blocks(symmetries: Symmetries) -> list[_Block]:
     families: dict[int, list[list[int]]] = {}
-    for k, group in enumerate(found.groups):
+    for k, group in enumerate(symmetries.groups):
         if group.within is not None:
             outer, index = group.within
             if index == 0:
@@ -248,7 +248,7 @@ def _blocks(found: Symmetries) -> list[_Block]:
             families[outer][-1].append(k)
     return [
         _Block(k, tuple(map(tuple, families.get(k, ()))))
-        for k, group in enumerate(found.groups)
+        for k, group in enumerate(symmetries.groups)
         if group.within is None
     ]
 

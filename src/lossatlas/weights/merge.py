@@ -114,15 +114,15 @@ class Merge(Result):
             A sentence against the average, unless it is the average; one against the base and
             each expert; and the notes.
         """
-        found, others = list[str](), self._others()
+        sentences, others = list[str](), self._others()
         average = others.pop("average", None)
         if average is not None:
-            found.append(
+            sentences.append(
                 f"Merged by {self.method}, the loss is {verdict(average)} the plain average"
                 f"{difference_text(average)}."
             )
         name = "The merged network" if self.method != "average" else "The average"
-        return (*found, *compared_with(name, self.loss, others), *self.notes)
+        return (*sentences, *compared_with(name, self.loss, others), *self.notes)
 
     # An average is not compared with itself.
     def _others(self) -> dict[str, Estimate]:
@@ -371,13 +371,13 @@ class MergeJob:
         start = np.full(count, 1 / count)
         few = count < 4
         steps = {"xatol": 0.01, "fatol": 1e-7} if few else {"xtol": 0.01, "ftol": 1e-7}
-        found = scipy.optimize.minimize(
+        optimum = scipy.optimize.minimize(
             loss,
             start,
             method="Nelder-Mead" if few else "Powell",
             options=steps | {"maxfev": 60 * count},
         )
-        shares = found.x if found.fun < loss(start) else start
+        shares = optimum.x if optimum.fun < loss(start) else start
         chosen = tuple(map(float, shares))
         return _Made(self._network(self._combined(shares), chosen), chosen)
 
@@ -439,7 +439,7 @@ def _input_grams(objective: Objective, params: Params) -> Change:
 
 
 def _conflicts(deltas: Sequence[Params]) -> tuple[Conflict, ...]:
-    found = []
+    conflicts = []
     for name in deltas[0]:
         rows = [delta[name].flatten() for delta in deltas]
         if len(rows) < 2 or not any(bool(row.any()) for row in rows):
@@ -453,5 +453,5 @@ def _conflicts(deltas: Sequence[Params]) -> tuple[Conflict, ...]:
         lengths = np.sqrt(products.diagonal()).clip(1e-12)
         cosines = products / np.outer(lengths, lengths)
         mean = float((cosines.sum() - cosines.trace()) / (len(rows) * (len(rows) - 1)))
-        found.append(Conflict(name, differ / rows[0].numel(), mean))
-    return tuple(found)
+        conflicts.append(Conflict(name, differ / rows[0].numel(), mean))
+    return tuple(conflicts)

@@ -136,7 +136,7 @@ class MergeComparison(Result):
             lower = "has a lower loss" if len(ahead) == 1 else "have lower losses"
             together = " for all together" if len(others) > 1 else ""
             return (f"{listed(ahead)} {lower} than the plain average (95 %{together}).",)
-        return ("No merge has a loss that is told apart from and below the plain average.",)
+        return ("No merge has a loss that is significantly below that of the plain average.",)
 
     def figures(self) -> tuple[Figure, ...]:
         """Differences of the loss to the plain average, the best first, and of the best merge.
@@ -146,11 +146,11 @@ class MergeComparison(Result):
         """
         order = sorted(self.against, key=lambda name: self.against[name].value)
         shown = {name: self.against[name] for name in order}
-        found = [differences_figure("Loss minus that of the plain average", shown)]
+        figures = [differences_figure("Loss minus that of the plain average", shown)]
         if self.best_against:
             title = "Loss of the best merge minus that of others"
-            found.append(differences_figure(title, self.best_against, "best"))
-        return tuple(found)
+            figures.append(differences_figure(title, self.best_against, "best"))
+        return tuple(figures)
 
 
 _CHOSEN = (
@@ -160,7 +160,7 @@ _CHOSEN = (
 _VERDICTS = {
     "below that of": "better than",
     "above that of": "worse than",
-    "not told apart from that of": "not told apart from",
+    "indistinguishable from that of": "indistinguishable from",
     "equal to that of": "equal, up to rounding error, to",
     "not compared with an error to that of": "not compared with an error to",
 }
@@ -170,11 +170,11 @@ def _called(name: str) -> str:
     return "the base" if name == "base" else f"the best single expert, {name}"
 
 
-def _with_interval(found: Estimate) -> str:
-    low, high = found.interval()
+def _with_interval(estimate: Estimate) -> str:
+    low, high = estimate.interval()
     if not low < high:
         return ""
-    shown = with_ends(found.value, low, high)
+    shown = with_ends(estimate.value, low, high)
     return f" (difference {shown[0]}, 95 % interval {shown[1]})"
 
 
@@ -333,6 +333,6 @@ def joint_level(merges: int, networks: int) -> float:
     return 1 - 0.05 / (merges * networks)
 
 
-def at_level(found: Estimate, level: float) -> Estimate:
+def at_level(estimate: Estimate, level: float) -> Estimate:
     """A difference with its interval at another level; one without an error as it is."""
-    return replace(found, ends=found.interval(level)) if found.stderr > 0 else found
+    return replace(estimate, ends=estimate.interval(level)) if estimate.stderr > 0 else estimate

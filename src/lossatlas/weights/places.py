@@ -56,8 +56,8 @@ class Place:
         axis = self.axis
         for other, steps, index in sorted(self.others, key=lambda item: -item[0]):
             before = tensor.ndim
-            tensor, found = _follow(tensor, other, steps)
-            tensor = tensor.select(found, index)
+            tensor, path = _follow(tensor, other, steps)
+            tensor = tensor.select(path, index)
             axis += tensor.ndim - before if other < axis else 0
         return _follow(tensor, axis, self.steps)
 

@@ -166,11 +166,11 @@ class Repairer:
             return Repair(point, (), (), {}, math.nan, math.nan)
         for name, module in self._layers.items():
             wanted = self._wanted(name, share)
-            found = _moments(self._inside, point, {name: module})[name]
-            point |= _corrected(point, name, found, wanted)
+            moments = _moments(self._inside, point, {name: module})[name]
+            point |= _corrected(point, name, moments, wanted)
             after = _moments(self._inside, point, {name: module})[name]
             ratios.append(
-                (_ratio(found.spread, wanted.spread), _ratio(after.spread, wanted.spread))
+                (_ratio(moments.spread, wanted.spread), _ratio(after.spread, wanted.spread))
             )
         sides = [torch.cat(side) for side in zip(*ratios, strict=True)]
         before, after_ = (float(s.mean()) for s in sides) if sides else (math.nan, math.nan)
@@ -240,7 +240,7 @@ def _sorted_out(
     last: list[Tensor],
     names: set[str],
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     skipped: dict[str, str] = {}
     counts = [name for name, _, _ in seen]
     for name, module, out in seen:
@@ -253,8 +253,8 @@ def _sorted_out(
         elif not {f"{name}.weight", f"{name}.bias"} <= names:
             skipped[name] = "weight and bias do not both move"
         else:
-            found[name] = module
-    return found, skipped
+            modules[name] = module
+    return modules, skipped
 
 
 @contextmanager
@@ -302,11 +302,11 @@ def _moments(
 
 
 def _corrected(
-    point: Params, name: str, found: _Moments, wanted: _Moments
+    point: Params, name: str, moments: _Moments, wanted: _Moments
 ) -> dict[str, Tensor]:
     weight, bias = point[f"{name}.weight"], point[f"{name}.bias"]
     # A unit that gives one number has no spread to be scaled.
-    scale = torch.where(found.spread > 0, wanted.spread / found.spread, 1.0)
+    scale = torch.where(moments.spread > 0, wanted.spread / moments.spread, 1.0)
     wide = weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))
-    moved = (bias.double() - found.mean) * scale + wanted.mean
+    moved = (bias.double() - moments.mean) * scale + wanted.mean
     return {f"{name}.weight": wide.to(weight), f"{name}.bias": moved.to(bias)}

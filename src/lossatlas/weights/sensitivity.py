@@ -246,14 +246,14 @@ def sensitivity(
     traces = _traces(_MATRICES[curvature](objective, base, names=chosen), probes, seed)
     losses = PairedLosses(objective)
     start = losses.sums(base)
-    found = []
+    rows = []
     for name in chosen:
         weight = _changed(make, name, base[name])
         rise = losses.mean(losses.sums(base | {name: weight}) - start, name, "loss")
-        found.append(_layer(name, base[name], weight, traces[name], rise))
-    value, interval = _ranks(found)
+        rows.append(_layer(name, base[name], weight, traces[name], rise))
+    value, interval = _ranks(rows)
     notes = notes_on_change(objective, "Changed weights")
-    return Sensitivity(title, tuple(found), value, interval, notes)
+    return Sensitivity(title, tuple(rows), value, interval, notes)
 
 
 def _layer(
@@ -279,14 +279,14 @@ def _traces(matrix: Any, probes: int, seed: int) -> dict[str, Estimate]:
         vector = matrix.unflatten(signs)
         image = matrix @ vector
         rows.append({n: dot({n: v}, image) for n, v in vector.items()})
-    found = {}
+    traces = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows])
         error = float(values.std(ddof=1)) / math.sqrt(probes)
-        found[name] = Estimate(
+        traces[name] = Estimate(
             float(values.mean()), error, products=probes, samples=probes, name=name
         )
-    return found
+    return traces
 
 
 def _change_of(change: str | Change) -> tuple[Change, str]:
@@ -345,5 +345,5 @@ def _ranks(layers: list[LayerSensitivity]) -> tuple[Estimate, tuple[float, float
     middle = math.atanh(min(max(value, -1 + 1e-12), 1 - 1e-12))
     low, high = (math.tanh(middle + sign * 1.96 * spread) for sign in (-1, 1))
     samples = len(layers)
-    found = Estimate(value, (1 - value**2) * spread, samples=samples, name=name)
-    return found, (low, high)
+    correlation = Estimate(value, (1 - value**2) * spread, samples=samples, name=name)
+    return correlation, (low, high)

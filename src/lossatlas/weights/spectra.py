@@ -120,21 +120,21 @@ class WeightSpectra(Result):
     def sentences(self) -> tuple[str, ...]:
         """How many matrices hold more than noise, and where power laws stand."""
         total = counted(len(self.matrices), "matrix", "matrices")
-        found = [f"{total} looked at."]
+        sentences = [f"{total} looked at."]
         if self.matrices:
             above = sum(m.spikes > 0 for m in self.matrices)
-            found.append(
+            sentences.append(
                 f"{counted(above, 'matrix', 'matrices')} of {len(self.matrices)} have singular "
                 "values above the edge of noise of the same shape."
             )
         judged = [m for m in self.matrices if m.is_power_law is not None]
         if judged:
             out = sum(not m.is_power_law for m in judged)
-            found.append(
+            sentences.append(
                 f"A power law of the tail is ruled out for {out} of {len(judged)} matrices "
                 "that are large enough to tell (p < 0.1)."
             )
-        return tuple(found)
+        return tuple(sentences)
 
     def figures(self) -> tuple[Figure, ...]:
         """Stable ranks and exponents, a row each."""
@@ -142,26 +142,28 @@ class WeightSpectra(Result):
             return ()
         ranks = [replace(m.stable_rank, name=m.name) for m in self.matrices]
         laws = [replace(m.exponent, name=m.name) for m in self.matrices if m.tail]
-        found = [rows_figure("Stable rank", ranks, "sum of squares over the largest", log=True)]
+        figures = [
+            rows_figure("Stable rank", ranks, "sum of squares over the largest", log=True)
+        ]
         if laws:
             caption = "Of the tail of squared singular values; see which fits are ruled out."
-            found.append(rows_figure("Exponents", laws, "exponent", caption=caption))
-        return tuple(found)
+            figures.append(rows_figure("Exponents", laws, "exponent", caption=caption))
+        return tuple(figures)
 
 
-def _estimates_of(found: MatrixSpectrum, minor: bool) -> Iterator[Estimate]:
-    name = found.name
-    law = {None: "", True: "", False: "; a power law is ruled out"}[found.is_power_law]
-    p_value = "" if math.isnan(found.p_value) else f"p = {number(found.p_value, 2)}{law}"
+def _estimates_of(matrix: MatrixSpectrum, minor: bool) -> Iterator[Estimate]:
+    name = matrix.name
+    law = {None: "", True: "", False: "; a power law is ruled out"}[matrix.is_power_law]
+    p_value = "" if math.isnan(matrix.p_value) else f"p = {number(matrix.p_value, 2)}{law}"
     spikes = Estimate(
-        float(found.spikes),
+        float(matrix.spikes),
         why_no_error="a count; noise alone has one once in 100 matrices",
     )
     rows = (
-        (found.stable_rank, "stable rank", "sum of squares over the largest"),
-        (found.effective_rank, "effective rank", "exp of the entropy of the singular values"),
-        (spikes, "spikes", f"singular values above {number(found.edge.value, 4)}"),
-        (found.exponent, "exponent", p_value),
+        (matrix.stable_rank, "stable rank", "sum of squares over the largest"),
+        (matrix.effective_rank, "effective rank", "exp of the entropy of the singular values"),
+        (spikes, "spikes", f"singular values above {number(matrix.edge.value, 4)}"),
+        (matrix.exponent, "exponent", p_value),
     )
     for estimate, title, meaning in rows:
         yield replace(estimate, name=f"{name} {title}", meaning=meaning, is_minor=minor)
@@ -210,7 +212,7 @@ def weight_spectra(
     """
     check_at_least("resampled", resampled, 10)
     chosen = None if names is None else {names} if isinstance(names, str) else set(names)
-    found: list[MatrixSpectrum] = []
+    spectra: list[MatrixSpectrum] = []
     skipped: dict[str, str] = {}
     seen: set[str] = set()
     for name, tensor in _tensors(weights):
@@ -221,11 +223,11 @@ def weight_spectra(
         if why:
             skipped[name] = why
             continue
-        found.append(_spectrum_of(name, tensor, resampled, derive_seed(seed, name)))
+        spectra.append(_spectrum_of(name, tensor, resampled, derive_seed(seed, name)))
     missing = (chosen or set()) - seen
     if missing:
         raise ArgumentError(f"`names`: there is no weight called '{min(missing)}'.")
-    return WeightSpectra(tuple(found), skipped)
+    return WeightSpectra(tuple(spectra), skipped)
 
 
 def _tensors(weights: Any) -> Iterator[tuple[str, Tensor]]:

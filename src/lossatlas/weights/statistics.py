@@ -36,12 +36,12 @@ def mixed_buffers(states: Sequence[State], shares: Sequence[float]) -> dict[str,
                 f"'{name}' holds whole numbers and differs between the networks, so there is "
                 "no average of it; give all of them the same."
             )
-    found = blend(points, shares)
-    for name in found:
+    result = blend(points, shares)
+    for name in result:
         if name.endswith("running_var"):
             lowest = torch.stack([point[name] for point in points]).amin(0)
-            found[name] = torch.maximum(found[name], lowest)
-    return found
+            result[name] = torch.maximum(result[name], lowest)
+    return result
 
 
 def mean_network(states: Sequence[State]) -> Params:

@@ -134,11 +134,11 @@ class Symmetries(Result):
 
     def changes(self, element: Sequence[Move], params: Params) -> dict[str, list[Change]]:
         """What an element does to each tensor, in order; tensors that stay are left out."""
-        found: dict[str, list[Change]] = {}
+        by_name: dict[str, list[Change]] = {}
         for move in element:
             for place in self._acting(move.group, params):
-                found.setdefault(place.tensor, []).append((place, move.map))
-        return found
+                by_name.setdefault(place.tensor, []).append((place, move.map))
+        return by_name
 
     def _acting(self, group: int, params: Params) -> list[Place]:
         # Statistics may be left out, parameters may not.
@@ -201,9 +201,9 @@ class Symmetries(Result):
         Returns:
             Two or three sentences.
         """
-        found = count(len(self.groups), "group")
+        groups = count(len(self.groups), "group")
         said = [
-            f"{found} of symmetries act on {self.moved:.1%} of the weights; a random element "
+            f"{groups} of symmetries act on {self.moved:.1%} of the weights; a random element "
             f"of all of them changes no loss by more than {self.error:.1g} of {self.loss:.3g}."
         ]
         if self.unknown:
@@ -391,25 +391,25 @@ def _outer_axes(trace: AxisTrace, places: Places) -> dict[Axis, Axis]:
         free = {leaf for label in labels for leaf in leaves(label) if leaf in places}
         for leaf in free:
             mates[leaf] = mates[leaf] & free if leaf in mates else set(free)
-    found = {}
+    outer = {}
     for axis in places:
         for other in mates.get(axis, set()) - {axis}:
             one_way = axis not in mates.get(other, set())
             if one_way and _inside(places[axis], places[other], 0):
-                found[axis] = other
+                outer[axis] = other
                 break
     # Only one level: what lies within an axis that lies within another moves with the latter.
-    return {axis: over for axis, over in found.items() if over not in found}
+    return {axis: over for axis, over in outer.items() if over not in outer}
 
 
 def _inside(inner: list[Place], outer: list[Place], index: int) -> list[Place]:
-    found = []
+    places = []
     for place in inner:
         joint = [w for o in outer if (w := within(place, o, index)) is not None]
         if not joint:
             return []
-        found.append(joint[0])
-    return found
+        places.append(joint[0])
+    return places
 
 
 def _held(trace: AxisTrace) -> tuple[tuple[str, int, str], ...]:
@@ -454,19 +454,19 @@ def _act(view: Tensor, axis: int, change: Tensor) -> None:
     rows.copy_(turned.to(view.dtype))
 
 
-def _verified(objective: Objective, found: Symmetries, seed: int) -> Symmetries:
+def _verified(objective: Objective, symmetries: Symmetries, seed: int) -> Symmetries:
     proof = _Proof(objective)
-    element = found.random(seed)
-    error = proof.change(found, element)
+    element = symmetries.random(seed)
+    error = proof.change(symmetries, element)
     if not error <= proof.tolerance:
-        guilty = _bisected(proof, found, element)
+        guilty = _bisected(proof, symmetries, element)
         raise SymmetryError(
             f"a random element of the symmetries changes a loss by {error:.2g} (allowed: "
-            f"{proof.tolerance:.2g}); the first group that does so is {found.groups[guilty]}. "
-            "The model computes something that the trace does not see; leave these parameters "
-            "out (`params=`)."
+            f"{proof.tolerance:.2g}); the first group that does so is "
+            f"{symmetries.groups[guilty]}. The model computes something that the trace does "
+            "not see; leave these parameters out (`params=`)."
         )
-    return replace(found, error=error, loss=proof.largest)
+    return replace(symmetries, error=error, loss=proof.largest)
 
 
 class _Proof:

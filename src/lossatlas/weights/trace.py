@@ -68,13 +68,13 @@ def tensors_in(tree: Any) -> list[Tensor]:
         tree = tree.values()
     elif not isinstance(tree, list | tuple):
         return []
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for part in tree:
         if isinstance(part, Tensor):
-            found.append(part)
+            tensors.append(part)
         elif isinstance(part, list | tuple | dict):
-            found += tensors_in(part)
-    return found
+            tensors += tensors_in(part)
+    return tensors
 
 
 @contextmanager
@@ -253,18 +253,18 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def broadcast(self, tensors: Iterable[Tensor], shape: torch.Size, where: str) -> Labels:
         """The axes of an elementwise result; axes of size 1 are no partners."""
-        found: list[Axis | None] = [None] * len(shape)
+        labels: list[Axis | None] = [None] * len(shape)
         for tensor in tensors:
             offset = len(shape) - tensor.ndim
             for k, axis in enumerate(self.labels(tensor), start=offset):
                 if k < 0 or (axis.size == 1 and shape[k] != 1):
                     continue
-                known = found[k]
+                known = labels[k]
                 if known is None:
-                    found[k] = axis
+                    labels[k] = axis
                 else:
                     unify(known, axis, where)
         return [
             axis if axis is not None else Axis(n, bent=True)
-            for axis, n in zip(found, shape, strict=True)
+            for axis, n in zip(labels, shape, strict=True)
         ]

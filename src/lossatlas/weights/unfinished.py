@@ -44,19 +44,19 @@ class Unfinished:
 
     def once(self, name: str, make: Callable[[], Array]) -> Array:
         """What was kept, or else what is made now and kept."""
-        found = self.get(name)
-        if found is None:
-            found = make()
-            self.put(name, found)
-        return found
+        stored = self.get(name)
+        if stored is None:
+            stored = make()
+            self.put(name, stored)
+        return stored
 
     def get_tensors(self, name: str, like: Iterable[Tensor]) -> list[Tensor] | None:
         """Tensors as they were kept, shaped like others."""
-        found = self.get(name)
-        if found is None:
+        stored = self.get(name)
+        if stored is None:
             return None
         targets = list(like)
-        parts = torch.split(torch.from_numpy(found[0]), [value.numel() for value in targets])
+        parts = torch.split(torch.from_numpy(stored[0]), [value.numel() for value in targets])
         pairs = zip(parts, targets, strict=True)
         return [part.view(target.shape).to(target) for part, target in pairs]
 

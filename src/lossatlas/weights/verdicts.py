@@ -10,13 +10,13 @@ from lossatlas.weights.paired import EQUAL
 
 
 def differences_figure(
-    title: str, found: Mapping[str, Estimate], name: str = "differences"
+    title: str, differences: Mapping[str, Estimate], name: str = "differences"
 ) -> Figure:
     """Differences of losses with their 95 % intervals, one a row."""
     from lossatlas.plots.chart import backends
     from lossatlas.plots.paths import Difference, difference_chart
 
-    shown = [Difference(name, e.value, *e.interval()) for name, e in found.items()]
+    shown = [Difference(name, e.value, *e.interval()) for name, e in differences.items()]
     return Figure(
         name,
         title,
@@ -26,38 +26,38 @@ def differences_figure(
     )
 
 
-def is_same(found: Estimate) -> bool:
+def is_same(estimate: Estimate) -> bool:
     """Whether a difference is 0 to rounding."""
-    return found.value == 0 and found.stderr == 0
+    return estimate.value == 0 and estimate.stderr == 0
 
 
-def reasoned(found: Estimate, name: str) -> Estimate:
+def reasoned(estimate: Estimate, name: str) -> Estimate:
     """A difference with its name; one of 0 has a reason in place of an error."""
-    if is_same(found):
-        return replace(found, stderr=math.nan, why_no_error=EQUAL, name=name)
-    return replace(found, name=name)
+    if is_same(estimate):
+        return replace(estimate, stderr=math.nan, why_no_error=EQUAL, name=name)
+    return replace(estimate, name=name)
 
 
-def difference_text(found: Estimate) -> str:
+def difference_text(estimate: Estimate) -> str:
     """The difference with its error, as a remark at the end of a sentence."""
-    return ", up to rounding error" if is_same(found) else f" (difference {found})"
+    return ", up to rounding error" if is_same(estimate) else f" (difference {estimate})"
 
 
-def verdict(found: Estimate) -> str:
+def verdict(estimate: Estimate) -> str:
     """How the first loss of a difference stands to the second, by the 95 % interval."""
-    if is_same(found):
+    if is_same(estimate):
         return "equal to that of"
-    low, high = found.interval()
+    low, high = estimate.interval()
     if math.isnan(low):
         return "not compared with an error to that of"
     if high < 0:
         return "below that of"
-    return "above that of" if low > 0 else "not told apart from that of"
+    return "above that of" if low > 0 else "indistinguishable from that of"
 
 
 # The verdict says which is lower; the sign would only repeat it.
-def _size(found: Estimate) -> Estimate:
-    return replace(found, value=abs(found.value))
+def _size(estimate: Estimate) -> Estimate:
+    return replace(estimate, value=abs(estimate.value))
 
 
 def compared_with(
@@ -67,7 +67,7 @@ def compared_with(
     verdicts = {
         "below that of": "is better than",
         "above that of": "is worse than",
-        "not told apart from that of": "is not told apart from",
+        "indistinguishable from that of": "is indistinguishable from",
         "equal to that of": "has, up to rounding error, the same loss as",
         "not compared with an error to that of": "is not compared with an error to",
     }
@@ -75,15 +75,15 @@ def compared_with(
     for which, said in verdicts.items():
         names = [
             ("the base" if other == "base" else other)
-            + (f" (difference {number_text(_size(found))})" if which not in plain else "")
-            for other, found in against.items()
-            if verdict(found) == which
+            + (f" (difference {number_text(_size(difference))})" if which not in plain else "")
+            for other, difference in against.items()
+            if verdict(difference) == which
         ]
         if names:
             parts.append(f"{said} {listed(names)}")
     return (f"{name} ({number_text(loss)}) {'; it '.join(parts)}.",) if parts else ()
 
 
-def number_text(found: Estimate) -> str:
+def number_text(estimate: Estimate) -> str:
     """Value and error without the unit."""
-    return " ".join(filter(None, found.texts))
+    return " ".join(filter(None, estimate.texts))

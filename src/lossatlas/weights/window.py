@@ -100,14 +100,14 @@ class WindowFisher(Result):
     @property
     def inverse_diagonal(self) -> dict[str, Tensor]:
         """The diagonal of F^-1, name -> float64 tensor."""
-        factor, found = self._factor(), {}
+        factor, diagonal = self._factor(), {}
         for name, rows in self.gradients.items():
             parts = []
             for part, _ in _columns(rows, rows[0]):
                 halved = torch.linalg.solve_triangular(factor, part, upper=False)
                 parts.append((1 - halved.square().sum(0)) / self.damping)
-            found[name] = torch.cat(parts).view(rows.shape[1:])
-        return found
+            diagonal[name] = torch.cat(parts).view(rows.shape[1:])
+        return diagonal
 
     def saliencies(self, params: Params, score: str = "obs") -> dict[str, Tensor]:
         """How much the loss is expected to rise when a weight is set to 0.
