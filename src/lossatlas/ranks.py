@@ -69,9 +69,9 @@ class Ranks:
 
     def gather(self, value: T) -> list[T]:
         """What every process holds, in the order of their ranks."""
-        found: list[Any] = [None] * self.size
-        self._call(torch.distributed.all_gather_object, found, value, group=self.group)
-        return found
+        gathered: list[Any] = [None] * self.size
+        self._call(torch.distributed.all_gather_object, gathered, value, group=self.group)
+        return gathered
 
     def share(self, call: Callable[[], T], at: Mapping[str, Tensor] | None = None) -> list[T]:
         """Run a function everywhere and gather what it gives; if one fails, all of them do.
@@ -101,21 +101,21 @@ class Ranks:
         try:
             reason = None if error is None else (reason_of(error), is_out_of_memory(error))
             numbers = _sample(at) if isinstance(at, dict) and error is None else []
-            found = self.gather((mine, reason, numbers))
+            gathered = self.gather((mine, reason, numbers))
         except RankError:
             if error is None:
                 raise
         if error is not None:
             # The others may wait elsewhere, in a pass of a model that needs all of them.
             raise error
-        self._check(found)
-        return [value for value, _, _ in found]  # type: ignore[misc]
+        self._check(gathered)
+        return [value for value, _, _ in gathered]  # type: ignore[misc]
 
-    def _check(self, found: list[tuple[Any, tuple[str, bool] | None, list[float]]]) -> None:
-        for rank, (_, reason, numbers) in enumerate(found):
+    def _check(self, gathered: list[tuple[Any, tuple[str, bool] | None, list[float]]]) -> None:
+        for rank, (_, reason, numbers) in enumerate(gathered):
             if reason is not None:
                 raise failure_of(rank, self.size, *reason)
-            if not _alike(found[0][2], numbers):
+            if not _alike(gathered[0][2], numbers):
                 raise RankError(
                     f"rank 0 and rank {rank} measure at different points or along different "
                     "directions; give all processes the same seed, names and params."
@@ -129,8 +129,8 @@ class Ranks:
 
     def first(self, call: Callable[[], T]) -> T:
         """What a function gives on the first process, which alone runs it."""
-        found: T | None = self.share(lambda: call() if self.rank == 0 else None)[0]
-        return found  # type: ignore[return-value]
+        result: T | None = self.share(lambda: call() if self.rank == 0 else None)[0]
+        return result  # type: ignore[return-value]
 
     def add(self, *values: Tensor) -> None:
         """Sum tensors over all processes, in place; in float64 where the device has it."""
@@ -147,10 +147,10 @@ class Ranks:
 
     def check_same(self, what: str, value: object, remedy: str) -> None:
         """Require that all processes hold the same."""
-        found = self.gather(value)
-        for rank, other in enumerate(found):
-            if other != found[0]:
-                shown = f": {found[0]!r} and {other!r}" if len(repr(other)) < 80 else ""
+        gathered = self.gather(value)
+        for rank, other in enumerate(gathered):
+            if other != gathered[0]:
+                shown = f": {gathered[0]!r} and {other!r}" if len(repr(other)) < 80 else ""
                 raise RankError(
                     f"{what} differ between rank 0 and rank {rank}{shown}; {remedy}"
                 )

@@ -168,13 +168,13 @@ def run_fit(settings: FitSettings, output: Output) -> None:
     output.note(f"{why}fitting {chosen.name} to {count(len(curves), 'curve')} ...")
     fixed = files.assignments("fixed", settings.fixed)
     if settings.law or fixed:
-        found = fit(chosen, curves, prior=settings.prior, fixed=fixed)
+        fitted = fit(chosen, curves, prior=settings.prior, fixed=fixed)
     else:
         # A law that nobody asked for gives way to one that passes its checks.
         with output.progress("laws and simple forecasts tried") as progress:
-            found = fit_or_better(chosen, curves, progress=progress, prior=settings.prior)
-    found = files.with_origin(found, settings)
-    _print_fit(found, settings, output, found.law.name)
+            fitted = fit_or_better(chosen, curves, progress=progress, prior=settings.prior)
+    fitted = files.with_origin(fitted, settings)
+    _print_fit(fitted, settings, output, fitted.law.name)
 
 
 def run_compare(settings: CompareSettings, output: Output) -> None:
@@ -187,22 +187,22 @@ def run_compare(settings: CompareSettings, output: Output) -> None:
     output.note(f"{why}comparing laws on {count(len(curves), 'curve')} ...")
     laws = [files.named_law(name) for name in settings.law] or None
     with output.progress("laws and simple forecasts tried") as progress:
-        found = files.with_origin(fit_each(curves, laws, progress=progress), settings)
-    _print_fit(found, settings, output, found.tables()[0].head[1], _laws_table(found))
+        fits = files.with_origin(fit_each(curves, laws, progress=progress), settings)
+    _print_fit(fits, settings, output, fits.tables()[0].head[1], _laws_table(fits))
 
 
 def run_predict(settings: PredictSettings, output: Output) -> None:
     """Forecast the loss."""
     from lossatlas.cli import forecast_files as files
 
-    found = files.load_fit(settings.fit)
+    fitted = files.load_fit(settings.fit)
     output.note(files.stopped_note(settings.fit))
     truth = None
     if settings.run is not None:
         truth = files.read_curves([settings.run], "auto", settings.column, settings.warmup)[0]
-    steps = _counted_steps(settings, found)
-    told = found.predict(
-        _schedule(settings, truth, found, planned=steps is None),
+    steps = _counted_steps(settings, fitted)
+    told = fitted.predict(
+        _schedule(settings, truth, fitted, planned=steps is None),
         steps=steps,
         size=settings.size,
         tokens=settings.tokens,
@@ -214,7 +214,7 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
     loss, lower, upper = told.final
     more = told.to_dict() | {"final": {"loss": loss, "lower": lower, "upper": upper}}
     more["measured"] = None if truth is None else float(truth.loss[-1])
-    title = f"forecast of {found.law.name}"
+    title = f"forecast of {fitted.law.name}"
     # The points of the fit are in its own file.
     del more["fitted"]
     output.result(told, title, files=written, extra=more)
@@ -314,9 +314,9 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
     """Find the best schedule."""
     from lossatlas.cli import forecast_files as files
 
-    found = files.load_fit(settings.fit)
+    fitted = files.load_fit(settings.fit)
     output.note(files.stopped_note(settings.fit))
-    plan = found.optimize_schedule(
+    plan = fitted.optimize_schedule(
         settings.steps, settings.peak, warmup=settings.warmup, force=settings.force
     )
     written = files.write_plan(plan, settings.out, settings)
@@ -334,29 +334,29 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
 
 
 def _print_fit(
-    found: "Fit", settings: _Curves, output: Output, title: str, rows: Rows = ()
+    fitted: "Fit", settings: _Curves, output: Output, title: str, rows: Rows = ()
 ) -> None:
     from lossatlas.cli.forecast_files import write_fit
 
-    written = write_fit(found, settings.out, settings)
-    said, question = _question(found, settings.warmup)
-    told = _first_forecast(found, settings.out, question)
+    written = write_fit(fitted, settings.out, settings)
+    said, question = _question(fitted, settings.warmup)
+    told = _first_forecast(fitted, settings.out, question)
     more = {} if told is None else {"forecast": told.to_dict() | {"fitted": None}}
-    output.result(found, title, rows, files=written, extra=_fit(found) | more)
+    output.result(fitted, title, rows, files=written, extra=_fit(fitted) | more)
     # A fit whose forecasts failed their check is no place to go on from.
-    if question and _leads_on(found):
-        if told is not None and not _is_simple(found):
-            output.note(f"Forecast: {told.sentences()[0]}{_beside(found, told)}")
+    if question and _leads_on(fitted):
+        if told is not None and not _is_simple(fitted):
+            output.note(f"Forecast: {told.sentences()[0]}{_beside(fitted, told)}")
         place = shlex.quote(str(settings.out))
         output.note(f"{said}\nNext: lossatlas forecast predict {place} {question}")
 
 
 # What a simple forecast says where the law has no interval: how far apart two methods are.
-def _beside(found: "Fit", told: "Prediction") -> str:
+def _beside(fitted: "Fit", told: "Prediction") -> str:
     from lossatlas.forecast.choice import simple_fit
 
-    plain = simple_fit(found.curves[0]) if told.reason and len(found.curves) == 1 else None
-    if plain is None or plain.law == found.law:
+    plain = simple_fit(fitted.curves[0]) if told.reason and len(fitted.curves) == 1 else None
+    if plain is None or plain.law == fitted.law:
         return ""
     try:
         other = plain.predict(steps=[int(told.step[-1])])
@@ -372,38 +372,38 @@ def _beside(found: "Fit", told: "Prediction") -> str:
     )
 
 
-def _leads_on(found: "Fit") -> bool:
-    return not found.distrust
+def _leads_on(fitted: "Fit") -> bool:
+    return not fitted.distrust
 
 
-def _is_simple(found: "Fit") -> bool:
+def _is_simple(fitted: "Fit") -> bool:
     from lossatlas.forecast.laws import Baseline
 
-    return isinstance(found.law, Baseline)
+    return isinstance(fitted.law, Baseline)
 
 
 # What the suggested command would say first, so that nobody has to type it to know.
-def _first_forecast(found: "Fit", out: Path, question: str) -> "Prediction | None":
+def _first_forecast(fitted: "Fit", out: Path, question: str) -> "Prediction | None":
     options = _parsed(question)
-    if not options.get("steps", "").isdigit() or not _leads_on(found):
+    if not options.get("steps", "").isdigit() or not _leads_on(fitted):
         return None
     asked = PredictSettings.model_validate({"fit": out, **options})
-    steps = _counted_steps(asked, found)
-    rates = _planned_rates(asked, found) if steps is None else None
+    steps = _counted_steps(asked, fitted)
+    rates = _planned_rates(asked, fitted) if steps is None else None
     try:
-        return found.predict(rates, steps=steps)
+        return fitted.predict(rates, steps=steps)
     except AtlasError:
         return None
 
 
 # A question about the longest fitted run: what it is, and its options; empty for laws of sizes.
-def _question(found: "Fit", warmup: int | None) -> tuple[str, str]:
+def _question(fitted: "Fit", warmup: int | None) -> tuple[str, str]:
     from lossatlas.forecast.logged_schedule import ends_in_warmup, logged_schedule
 
-    if not found.curves or {"size", "tokens", "source"} & set(found.law.needs):
+    if not fitted.curves or {"size", "tokens", "source"} & set(fitted.law.needs):
         return "", ""
-    longest = max(found.curves, key=lambda curve: int(curve.step[-1]))
-    if longest.lr is None or _counts_updates(found):
+    longest = max(fitted.curves, key=lambda curve: int(curve.step[-1]))
+    if longest.lr is None or _counts_updates(fitted):
         return _question_of_updates(longest)
     if ends_in_warmup(longest):
         return (
@@ -522,7 +522,7 @@ def named(message: str, settings: type[BaseModel]) -> str:
         r"give it to `Curve\((\w+)=\.\.\.\)`", r"name its column with --column \1=NAME", message
     )
     message = re.sub(r"give Curve\(step, loss, lr\)", "give a file of losses", message)
-    return re.sub(r"`(\w+)`", lambda found: _option(found.group(1), settings), message)
+    return re.sub(r"`(\w+)`", lambda match: _option(match.group(1), settings), message)
 
 
 def _option(name: str, settings: type[BaseModel]) -> str:

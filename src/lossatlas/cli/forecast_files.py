@@ -35,16 +35,16 @@ _RATES = re.compile(r"(?:^|[-_. ])(?:lr|learning[-_ ]?rate)(?:[-_. ]|$)", re.IGN
 Floats = NDArray[np.float64]
 
 
-def write_fit(found: Fit, out: Path, settings: BaseModel) -> dict[str, Path]:
+def write_fit(fitted: Fit, out: Path, settings: BaseModel) -> dict[str, Path]:
     """Write fit.nc, its figures and the page."""
     place = Destination(out, FIT)
-    title = f"{found.law.name} fitted to {count(len(found.curves), 'curve')}"
-    if isinstance(found.law, Baseline):
-        title = f"Forecast of {found.curves[0].label}"
-    figures = _write_figures(found, place)
+    title = f"{fitted.law.name} fitted to {count(len(fitted.curves), 'curve')}"
+    if isinstance(fitted.law, Baseline):
+        title = f"Forecast of {fitted.curves[0].label}"
+    figures = _write_figures(fitted, place)
     return {
-        "fit": found.save(place.file("fit.nc")),
-        "report": _write_page(found, place, title, settings, found.provenance),
+        "fit": fitted.save(place.file("fit.nc")),
+        "report": _write_page(fitted, place, title, settings, fitted.provenance),
     } | figures
 
 
@@ -71,11 +71,11 @@ def _title(told: Prediction) -> str:
     return f"Forecast from {count(len(runs), 'run')}" if runs else "Forecast"
 
 
-def with_origin(found: Fit, settings: BaseModel) -> Fit:
+def with_origin(fit: Fit, settings: BaseModel) -> Fit:
     """A fit that knows which files it was made from, so that its advice can name them."""
     names = [str(path) for path in getattr(settings, "files", ())]
-    made = found.provenance
-    return replace(found, provenance=replace(made, settings={**made.settings, "files": names}))
+    made = fit.provenance
+    return replace(fit, provenance=replace(made, settings={**made.settings, "files": names}))
 
 
 def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dict[str, Path]:
@@ -93,7 +93,7 @@ def write_plan(plan: SchedulePlan, out: Path | None, settings: BaseModel) -> dic
 
 
 def _write_page(
-    found: Result,
+    result: Result,
     place: Destination,
     title: str,
     settings: BaseModel,
@@ -104,14 +104,14 @@ def _write_page(
     made = made or Provenance()
     record = replace(made, settings={**made.settings, **settings.model_dump(mode="json")})
     (page,) = (name for name in place.names if name.endswith(".html"))
-    return write_report(found, place.file(page), title=title, provenance=record)
+    return write_report(result, place.file(page), title=title, provenance=record)
 
 
-def _write_figures(found: Result, place: Destination) -> dict[str, Path]:
-    files = {figure.name: place.file(f"{figure.name}.png") for figure in found.figures()}
+def _write_figures(result: Result, place: Destination) -> dict[str, Path]:
+    files = {figure.name: place.file(f"{figure.name}.png") for figure in result.figures()}
     for name, file in files.items():
         with io.writing(file) as temporary:
-            temporary.write_bytes(png(found.plot(name)))
+            temporary.write_bytes(png(result.plot(name)))
     return {f"figure {name}": file for name, file in files.items()}
 
 
@@ -122,11 +122,11 @@ def read_curves(
     roles: dict[str, Any] = dict(_pair("column", text) for text in columns)
     for role in roles:
         check_one_of("column", role, ("step", "loss", "lr", "size", "tokens", "source"))
-    found: list[Curve] = []
+    curves: list[Curve] = []
     for path in files:
         chosen = kind_of_file(path) if kind == "auto" else kind
-        found += _read(path, chosen, roles, warmup)
-    return found
+        curves += _read(path, chosen, roles, warmup)
+    return curves
 
 
 def _read(path: Path, kind: str, roles: dict[str, Any], warmup: int | None) -> list[Curve]:
@@ -170,13 +170,13 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 
 def assignments(option: str, texts: Sequence[str]) -> dict[str, float]:
     """Numbers with names."""
-    found = {}
+    values = {}
     for name, value in (_pair(option, text) for text in texts):
         try:
-            found[name] = float(value)
+            values[name] = float(value)
         except ValueError:
             raise ArgumentError(f"`{option}`: '{value}' is not a number.") from None
-    return found
+    return values
 
 
 def named_law(text: str) -> Law:
@@ -218,10 +218,10 @@ def load_fit(path: Path) -> Fit:
             f"'{path}' holds no fit yet: `lossatlas forecast fit` was stopped before it was "
             "done; run it again with --fresh."
         )
-    found = io.load(path / "fit.nc" if path.is_dir() else path)
-    if not isinstance(found, Fit):
-        raise FileError(f"'{path}' holds a {type(found).__name__}; give a fit.nc.")
-    return found
+    fitted = io.load(path / "fit.nc" if path.is_dir() else path)
+    if not isinstance(fitted, Fit):
+        raise FileError(f"'{path}' holds a {type(fitted).__name__}; give a fit.nc.")
+    return fitted
 
 
 def stopped_note(path: Path) -> str:

@@ -375,11 +375,11 @@ def _planned(
 ) -> MemoryPlan:
     _check_options(instrument, options)
     model, sizes = MODELS[instrument], Sizes.of(objective)
-    found = [
+    parts = [
         (round(_held(phase, sizes)), getattr(passes, phase.run, 0) if phase.run else 0, phase)
         for phase in model(sizes, **options)
     ]
-    held, run, largest = max(found, key=lambda each: each[0] + each[1])
+    held, run, largest = max(parts, key=lambda each: each[0] + each[1])
     kinds = {phase.run for phase in model(sizes, **options)}
     check = _check(objective, sizes, passes, kinds)
     return MemoryPlan(instrument, held, run, check, at_most=largest.at_most)

@@ -105,9 +105,9 @@ class Joblib:
         if asked == 1:
             return WorkerPlan()
         fixed, remedy = self.workers > 0, "Joblib(workers={})"
-        found = plan_workers(asked, parcel, work, free, fixed=fixed, remedy=remedy)
+        worker_plan = plan_workers(asked, parcel, work, free, fixed=fixed, remedy=remedy)
         # One process is this one.
-        return replace(found, each=0) if found.count == 1 else found
+        return replace(worker_plan, each=0) if worker_plan.count == 1 else worker_plan
 
     def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
         """Run the work on every piece; see `Executor`.

@@ -51,35 +51,35 @@ def event_files(path: Path) -> dict[Path, list[Path]]:
 
 def read_scalars(files: list[Path]) -> Scalars:
     """The scalars of some event files of one run."""
-    found = Scalars()
+    scalars = Scalars()
     for file in files:
         try:
             data = file.read_bytes()
         except OSError as error:
             raise FileError(f"'{file}' cannot be read ({error}).") from None
-        _add(found, data, file)
-    return found
+        _add(scalars, data, file)
+    return scalars
 
 
-def _add(found: Scalars, data: bytes, file: Path) -> None:
-    for place, event in enumerate(_records(data, found, file)):
+def _add(scalars: Scalars, data: bytes, file: Path) -> None:
+    for place, event in enumerate(_records(data, scalars, file)):
         parts = list(_fields(event, file))
         if place == 0 and not any(number == _VERSION for number, _ in parts):
             raise FileError(f"'{file}' is not an event file of TensorBoard.")
         step = next((value for number, value in parts if number == _STEP), 0)
         for number, summary in parts:
             if number == _SUMMARY and isinstance(summary, bytes):
-                _add_summary(found, int(step), summary, file)
+                _add_summary(scalars, int(step), summary, file)
 
 
-def _add_summary(found: Scalars, step: int, summary: bytes, file: Path) -> None:
+def _add_summary(scalars: Scalars, step: int, summary: bytes, file: Path) -> None:
     for number, value in _fields(summary, file):
         if number == _VALUE and isinstance(value, bytes):
             tag, scalar = _scalar(value, file)
             if scalar is not None:
-                found.tags.append(tag)
-                found.steps.append(step)
-                found.values.append(scalar)
+                scalars.tags.append(tag)
+                scalars.steps.append(step)
+                scalars.values.append(scalar)
 
 
 def _scalar(value: bytes, file: Path) -> tuple[str, float | None]:
@@ -106,7 +106,7 @@ def _only_number(tensor: bytes, file: Path) -> float | None:
 
 
 # A process that was killed leaves part of a record at the end.
-def _records(data: bytes, found: Scalars, file: Path) -> Iterator[bytes]:
+def _records(data: bytes, scalars: Scalars, file: Path) -> Iterator[bytes]:
     at = 0
     while at < len(data):
         end = at + _HEAD
@@ -115,7 +115,7 @@ def _records(data: bytes, found: Scalars, file: Path) -> Iterator[bytes]:
         if end > len(data) or at + _HEAD > len(data):
             if at == 0:
                 raise FileError(f"'{file}' is not an event file of TensorBoard.")
-            found.notes.append(f"the end of '{file.name}' is cut off and left out")
+            scalars.notes.append(f"the end of '{file.name}' is cut off and left out")
             return
         yield data[at + _HEAD : end - _TAIL]
         at = end

@@ -55,9 +55,9 @@ def taken(
     what: str = "column",
 ) -> list[str]:  # fmt: skip
     """What was taken unasked for each role; nothing where names are plain and single."""
-    found = {role: names[role] for role in ROLES if names.get(role) is not None}
+    roles = {role: names[role] for role in ROLES if names.get(role) is not None}
     wanted = set(asked)
-    unasked = {role: name for role, name in found.items() if name not in wanted}
+    unasked = {role: name for role, name in roles.items() if name not in wanted}
     several = len(set(STEPS) & set(header)) > 1 and "step" in unasked
     if not several and all(str(name).lower() == role for role, name in unasked.items()):
         return []

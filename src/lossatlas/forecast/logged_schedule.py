@@ -97,21 +97,21 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
     if np.ptp(log.rates) <= 1e-6 * peak:
         return LoggedSchedule("constant", updates_of(curve), peak, length, has_ended=False)
     searched = warmup is None and not rises
-    found = _closest(log.whole(searched=searched))
-    if found is not None and rises and warmup is None:
+    closest = _closest(log.whole(searched=searched))
+    if closest is not None and rises and warmup is None:
         # The peak was between two logged rates, and the warm-up ended there.
-        log = replace(log, warmup=_warmup(rates, found.peak))
-        found = _closest(log.whole(searched=False))
+        log = replace(log, warmup=_warmup(rates, closest.peak))
+        closest = _closest(log.whole(searched=False))
     rivals: tuple[str, ...] = ()
-    if found is None:
-        found, rivals = log.beyond_or_held()
-    if found is None:
+    if closest is None:
+        closest, rivals = log.beyond_or_held()
+    if closest is None:
         return None
-    (start, end), begin = found.span, log.warmup
+    (start, end), begin = closest.span, log.warmup
     if searched and start <= step[0]:
         begin = start
     return LoggedSchedule(
-        found.shape, end, found.peak, begin, end - start, found.last / found.peak,
+        closest.shape, end, closest.peak, begin, end - start, closest.last / closest.peak,
         has_ended=end <= rates.size + _gap(curve), rivals=rivals,
     )  # fmt: skip
 

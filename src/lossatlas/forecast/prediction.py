@@ -327,7 +327,7 @@ def _foreign_peak(peak: float, fitted: list[Floats], curves: Sequence[Curve]) ->
     if 0.99 * min(peaks) <= peak <= 1.01 * max(peaks):
         return []
     # The peak of a run may lie between two logged rates, or before the first.
-    logged = [found.peak for curve in curves if (found := logged_schedule(curve))]
+    logged = [schedule.peak for curve in curves if (schedule := logged_schedule(curve))]
     highest = max([*peaks, *logged])
     if 0.99 * min(peaks) <= peak <= 1.01 * highest:
         return []

@@ -416,9 +416,9 @@ def _run_name(folder: Path, root: Path) -> str:
 
 
 def _curve_of_events(
-    found: Scalars, name: str, *, loss: str | None, lr: str | None, warmup: int | None
+    scalars: Scalars, name: str, *, loss: str | None, lr: str | None, warmup: int | None
 ) -> Curve:
-    whose, tags = f"run '{name}'", sorted(set(found.tags))
+    whose, tags = f"run '{name}'", sorted(set(scalars.tags))
     if not tags:
         raise DataError(f"{whose} holds no scalars.")
     chosen = {"loss": chosen_name(whose, tags, loss, LOSSES, "loss")}
@@ -427,17 +427,17 @@ def _curve_of_events(
         check_column(whose, tags, rate)
         chosen["lr"] = rate
     # One row a value: losses and rates may be logged at steps of their own.
-    rows = [k for k, tag in enumerate(found.tags) if tag in chosen.values()]
-    values = np.array([found.values[k] for k in rows])
-    written = np.array([found.tags[k] for k in rows])
+    rows = [k for k, tag in enumerate(scalars.tags) if tag in chosen.values()]
+    values = np.array([scalars.values[k] for k in rows])
+    written = np.array([scalars.tags[k] for k in rows])
     columns = {
         role: Column(np.where(written == tag, values, np.nan), written == tag)
         for role, tag in chosen.items()
     }
-    steps = np.array([float(found.steps[k]) for k in rows])
+    steps = np.array([float(scalars.steps[k]) for k in rows])
     columns["step"] = Column(steps, np.ones(len(rows), dtype=bool))
     said = taken((), chosen, (loss, lr), "tag")
-    return _curve(columns, whose, warmup=warmup, name=name, notes=[*found.notes, *said])
+    return _curve(columns, whose, warmup=warmup, name=name, notes=[*scalars.notes, *said])
 
 
 def read_trainer_state(

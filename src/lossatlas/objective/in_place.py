@@ -244,17 +244,17 @@ class WeightsInPlace(Mapping[str, Tensor]):
         count = 1 if ranks is None else ranks.size
         with _grads_put_away(self._every):
             torch.autograd.backward(loss)
-            found = {
+            result = {
                 name: None if (part := slot.parameter.grad) is None else whole(part)
                 for name, slot in self.slots.items()
             }
         split = {name for name, slot in self.slots.items() if is_sharded(slot.parameter)}
         for name in split:
-            part = found[name]
-            found[name] = None if part is None else part * count
-        if ranks is not None and len(split) < len(found):
-            self._sum(found, found.keys() - split, ranks)
-        return found
+            part = result[name]
+            result[name] = None if part is None else part * count
+        if ranks is not None and len(split) < len(result):
+            self._sum(result, result.keys() - split, ranks)
+        return result
 
     def _sum(self, found: dict[str, Tensor | None], names: Set[str], ranks: Ranks) -> None:
         # Parameters that every process holds whole beside those that are sharded: the module

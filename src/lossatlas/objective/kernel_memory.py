@@ -16,16 +16,16 @@ _BLOCK, _AS_IT_IS = 16, 4
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
-def workspace(func: Any, args: tuple[Any, ...], found: Any) -> int:
+def workspace(func: Any, args: tuple[Any, ...], output: Any) -> int:
     """Bytes that an operation holds for a moment beyond what it returns; 0 where unknown."""
     # Convolutions of float32 and narrower types copy images into blocks of channels (oneDNN),
     # those of float64 write every patch out. What a GPU's library takes is its own choice.
     if func is _ATEN.convolution.default:
         images, weight = args[:2]
         if not _by_blocks(images):
-            return _patches(images, weight, found)
-        read, made = _blocks(images), _blocks(found)
-        return int(max(read + made - found.nbytes, made))
+            return _patches(images, weight, output)
+        read, made = _blocks(images), _blocks(output)
+        return int(max(read + made - output.nbytes, made))
     if func is _ATEN.convolution_backward.default:
         slope, images, weight = args[:3]
         if not _by_blocks(images):
@@ -85,7 +85,7 @@ def _fused(
 ) -> Tensor:
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.empty_like(attn_mask, dtype=query.dtype)
-    found: Tensor = _ATEN._scaled_dot_product_flash_attention_for_cpu(
+    output: Tensor = _ATEN._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, is_causal, attn_mask=attn_mask
     )[0]
-    return found
+    return output

@@ -54,13 +54,13 @@ class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation and note what it made."""
         given = {_key(value) for value in _tensors((args, kwargs))}
-        found = func(*args, **(kwargs or {}))
-        for value in _tensors(found):
+        output = func(*args, **(kwargs or {}))
+        for value in _tensors(output):
             key = _key(value)
             if key not in given and key not in self._alive:
                 self._note(key, value.untyped_storage())
-        self.peak = max(self.peak, self.held + self._workspace(func, args, found))
-        return found
+        self.peak = max(self.peak, self.held + self._workspace(func, args, output))
+        return output
 
     def _note(self, key: int, storage: Any) -> None:
         size = storage.nbytes()
@@ -191,8 +191,8 @@ def _gradient(loss: Tensor, leaves: list[Tensor]) -> None:
 
 
 def _product(loss: Tensor, leaves: list[Tensor], keep: bool = False) -> None:
-    found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
-    live = [part for part in found if part is not None and part.requires_grad]
+    slopes = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+    live = [part for part in slopes if part is not None and part.requires_grad]
     # Views of a vector that is counted elsewhere.
     vectors = [part.detach() for part in live]
     torch.autograd.grad(live, leaves, vectors, retain_graph=keep, allow_unused=True)
@@ -200,8 +200,8 @@ def _product(loss: Tensor, leaves: list[Tensor], keep: bool = False) -> None:
 
 def _along(loss: Tensor, leaves: list[Tensor]) -> None:
     dummy = torch.zeros_like(loss, requires_grad=True)
-    found = torch.autograd.grad(loss, leaves, dummy, create_graph=True, allow_unused=True)
-    live = [part for part in found if part is not None and part.requires_grad]
+    slopes = torch.autograd.grad(loss, leaves, dummy, create_graph=True, allow_unused=True)
+    live = [part for part in slopes if part is not None and part.requires_grad]
     torch.autograd.grad(live, dummy, [part.detach() for part in live], allow_unused=True)
 
 

@@ -40,12 +40,12 @@ class _Places:
     def __get__(self, diagram: Any, owner: Any = None) -> Any:
         if diagram is None:
             return None
-        found = vars(diagram)["_places"]
-        if callable(found):
-            found = found(diagram.births, diagram.deaths, diagram.dimensions)
-        elif found is None:
-            found = np.empty((len(diagram), 0)), np.empty((len(diagram), 0))
-        vars(diagram)["_places"] = tuple(found)
+        places = vars(diagram)["_places"]
+        if callable(places):
+            places = places(diagram.births, diagram.deaths, diagram.dimensions)
+        elif places is None:
+            places = np.empty((len(diagram), 0)), np.empty((len(diagram), 0))
+        vars(diagram)["_places"] = tuple(places)
         return vars(diagram)["_places"]
 
     def __set__(self, diagram: Any, value: Any) -> None:
@@ -125,14 +125,14 @@ class Diagram(Result):
     @property
     def birth_places(self) -> Floats:
         """Coordinates of the point whose value each birth is; see `places`."""
-        found: Floats = self.places[0]
-        return found
+        births: Floats = self.places[0]
+        return births
 
     @property
     def death_places(self) -> Floats:
         """Coordinates of the point whose value each death is; see `places`."""
-        found: Floats = self.places[1]
-        return found
+        deaths: Floats = self.places[1]
+        return deaths
 
     @property
     def essential(self) -> Bools:
