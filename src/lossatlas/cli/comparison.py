@@ -21,7 +21,7 @@ from lossatlas.objective.modes import Mode
 from lossatlas.objective.point import tracks_statistics
 from lossatlas.report import write_report
 from lossatlas.surveys import Comparison, compare
-from lossatlas.surveys.comparison import comparison_ledgers
+from lossatlas.surveys.compare import comparison_ledgers
 from lossatlas.text import as_sentence
 from lossatlas.weights.paired import halfway
 from lossatlas.weights.statistics import loss_text

@@ -3,7 +3,8 @@
 from lossatlas.arguments import guard_exports
 from lossatlas.surveys.along import survey_along
 from lossatlas.surveys.axes import eigen_plane
-from lossatlas.surveys.comparison import Comparison, compare
+from lossatlas.surveys.compare import compare
+from lossatlas.surveys.comparison import Comparison
 from lossatlas.surveys.results import Survey
 from lossatlas.surveys.survey import survey
 

@@ -1,46 +1,32 @@
 """Comparison: two checkpoints of one model, mapped along the same directions."""
 
 import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lossatlas.checks import check_path, check_seed, nearest
-from lossatlas.errors import ArgumentError
-from lossatlas.executor import Progress
-from lossatlas.intervals import t_quantile
 from lossatlas.io import Provenance
-from lossatlas.landscape.buffers import Buffers
-from lossatlas.landscape.checkpoints import states_of, through
 from lossatlas.landscape.landscape import COUNT, DIFFERENCE, Landscape
-from lossatlas.landscape.mapping import map_plane
-from lossatlas.landscape.plane import Plane, check_objective, random_plane
-from lossatlas.landscape.request import NO_STATISTICS
-from lossatlas.landscape.span import Span, suggest_span
-from lossatlas.linalg.params import Params
-from lossatlas.objective import Objective
-from lossatlas.objective.point import State
 from lossatlas.plots import pairs
 from lossatlas.plots.chart import backends
 from lossatlas.plots.maps import line_scale
 from lossatlas.plots.scale import Scale
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.text import count, cut_off, interval_text, number, with_error
-from lossatlas.topology import Diagram, MergeTree, match_bars, persistence
-from lossatlas.topology.basin_matching import BasinMatching, match_basins
-from lossatlas.topology.certainty import MIN_SHARE, check_min_share
+from lossatlas.surveys.comparison_sentences import (
+    MATCH_IS_NO_BASIN,
+    distance_sentence,
+    ends_sentence,
+    line_sentences,
+    reach,
+)
+from lossatlas.text import count, cut_off, number, with_error
+from lossatlas.topology import Diagram, MergeTree, match_bars
+from lossatlas.topology.basin_matching import BasinMatching
 from lossatlas.topology.diagram import MAP_COUNT
-from lossatlas.topology.distances import bottleneck, wasserstein
-from lossatlas.topology.field import Connectivity, Floats
+from lossatlas.topology.field import Floats
 from lossatlas.topology.mergetree import NO_SADDLE
-from lossatlas.weights.connect import connect
 from lossatlas.weights.connection import Excess
-from lossatlas.weights.paired import EQUAL, rounded_away
-from lossatlas.weights.statistics import statistics_notes
 
 _BARRIER = Reference(
     "loss barrier on the line between two networks",
@@ -56,10 +42,6 @@ _DISTANCE = Reference(
 )
 # More bars than this make no picture.
 _MOST_BARS = 800
-_MATCH_IS_NO_BASIN = (
-    "A match compares the shapes of two maps, each around its own weights; it does not mean "
-    "that the two checkpoints lie in one basin: a barrier separates them on the line."
-)
 
 
 @result(
@@ -235,7 +217,7 @@ class Comparison(Result):
         if bound > 0:
             why = f"right to within {number(bound, 2)} (95 % for each map)"
         if bound > 0 and self.bottleneck <= bound:
-            most = f"at most {_reach(self)} (95 % for each map)"
+            most = f"at most {reach(self)} (95 % for each map)"
             why = f"the errors of the maps could cause it; {most}"
         if not math.isfinite(self.bottleneck):
             why = "points that are not finite part the maps into different numbers of pieces"
@@ -294,7 +276,7 @@ class Comparison(Result):
 
     def line_sentences(self) -> tuple[str, ...]:
         """Which of the two is lower, and what the line between them looks like."""
-        return (_ends(self), *_line(self))
+        return (ends_sentence(self), *line_sentences(self))
 
     def basin_sentences(self) -> tuple[str, ...]:
         """Which basins are matched, how far the maps are apart, where there is no loss."""
@@ -303,7 +285,7 @@ class Comparison(Result):
     def match_sentences(self) -> tuple[str, ...]:
         """Which basins of one map are matched by one of the other, and what that means."""
         has_match = len(self.matching.pairs) > 0
-        note = (_MATCH_IS_NO_BASIN,) if has_match and self.excess.is_certain else ()
+        note = (MATCH_IS_NO_BASIN,) if has_match and self.excess.is_certain else ()
         first, *others = self.matching.sentences(self.names)
         return (first, *note, *others)
 
@@ -314,7 +296,7 @@ class Comparison(Result):
             for name, land in zip(self.names, self.lands, strict=True)
             if (total := int((~land.finite).sum()))
         ]
-        return (_distance(self), *lost)
+        return (distance_sentence(self), *lost)
 
     def figures(self) -> tuple[Figure, ...]:
         """The rise above the straight line, the line, both maps with basins, both diagrams."""
@@ -425,123 +407,6 @@ def _interpolation(land: Landscape, place: str) -> Iterator[Estimate]:
         yield _minor(land.interpolation_error, f"interpolation error {place}", why)
 
 
-def _ends(comparison: Comparison) -> str:
-    if comparison.difference is not None:
-        return _paired(comparison, comparison.difference)
-    line, (one, two) = comparison.line, comparison.names
-    first, second = (float(line.values[k]) for k in (0, -1))
-    errors = [float(line.stderr[k]) for k in (0, -1)]
-    step, both = second - first, math.hypot(*errors)
-    text = f"The loss is {with_error(first, errors[0])} at {one} and "
-    text += f"{with_error(second, errors[1])} at {two}"
-    if not math.isfinite(both):
-        return f"{text}; whether they differ by more than error is not known."
-    allowed = float(t_quantile(0.95, line.count)) * both
-    if math.isnan(allowed):
-        return f"{text}; how many units these errors come from is not known."
-    if abs(step) <= allowed:
-        return f"{text}: equal within their errors, taken as independent."
-    lower = two if step < 0 else one
-    return f"{text}: {lower} is lower by {number(abs(step), 3)}, more than the errors allow."
-
-
-def _paired(comparison: Comparison, gap: Estimate) -> str:
-    line, (one, two) = comparison.line, comparison.names
-    first, second = (with_error(float(line.values[k]), float(line.stderr[k])) for k in (0, -1))
-    low, high = gap.interval()
-    text = f"The loss is {first} at {one} and {second} at {two}; on the same {gap.sample_unit} "
-    if gap.why_no_error == EQUAL:
-        return f"{text}the losses are {EQUAL}."
-    text += f"they differ by {with_error(gap.value, gap.stderr)}, 95 % interval "
-    text += interval_text(low, high)
-    if not math.isfinite(gap.stderr) or low <= 0 <= high:
-        return f"{text}: indistinguishable."
-    return f"{text}: {two if high < 0 else one} is lower."
-
-
-def _line(comparison: Comparison) -> Iterator[str]:
-    line, bound = comparison.line, comparison.line_bound
-    if comparison.top is not None:
-        tail = f" ({_reliability(comparison)}, 95 %, all points at once)" * (bound > 0)
-        yield (
-            "The loss on the line is highest above the straight line between both losses "
-            f"{number(100 * comparison.excess.where, 3)} % of the way, by "
-            f"{number(comparison.barrier.value, 3)}{tail}."
-        )
-    lost = int((~line.finite).sum())
-    if lost:
-        yield f"{count(lost, 'point')} of the line have no finite loss."
-    yield from _lower_between(comparison)
-
-
-# A point between the ends that is lower than both by more than its error.
-def _lower_between(comparison: Comparison) -> Iterator[str]:
-    values, share = comparison.line.values, comparison.line.axes[0]
-    low = comparison.line.lowest
-    gain = min(float(values[0]), float(values[-1])) - float(values[low])
-    if not (gain > 0 and 0 < low < share.size - 1):
-        return
-    place = f"{number(100 * float(share[low]), 3)} % of the way the loss is lower than at both"
-    error = _gain_error(comparison, float(share[low]))
-    if math.isnan(error):
-        yield (
-            f"{place} ends, by {number(gain, 3)}; whether that is more than its error is not "
-            "known."
-        )
-    elif gain > error:
-        yield (
-            f"{place} ends, by {number(gain, 3)} (right to within {number(error, 2)}, 95 %): "
-            "an average of the two may serve better."
-        )
-
-
-def _gain_error(comparison: Comparison, where: float) -> float:
-    """What the loss at a share of the way minus the lower end may be wrong by; NaN: unknown."""
-    gap, rise = comparison.difference, comparison.excess
-    if gap is None:
-        return math.nan
-    # The loss at t minus that at the end is the rise at t plus a share of the difference.
-    share = 1 - where if gap.value < 0 else where
-    low, high = gap.interval()
-    near = int(np.abs(rise.at - where).argmin())
-    return rise.band * float(rise.stderr[near]) + share * (high - low) / 2
-
-
-def _reliability(comparison: Comparison) -> str:
-    # A lower point can prove a barrier where the error at the highest one reaches to zero.
-    rise = comparison.excess
-    if rise.is_certain and not rise.is_top_certain:
-        return f"the highest rise is from {number(rise.lower, 2)} to {number(rise.upper, 2)}"
-    return f"right to within {number(comparison.line_bound, 2)}"
-
-
-def _distance(comparison: Comparison) -> str:
-    far, bound = comparison.bottleneck, comparison.depth_bound
-    if not math.isfinite(far):
-        return (
-            "Points without a finite loss split the two maps into different numbers of pieces: "
-            "their distance is not defined."
-        )
-    text = (
-        "The bottleneck distance of the two maps is "
-        f"{number(far, 3)}: where basins are paired by depth, the losses of their minima and "
-        "saddles differ by no more"
-    )
-    if bound <= 0:
-        return f"{text}; the error of that is not known."
-    if far <= bound:
-        return (
-            f"{text}. The errors of the maps could cause it; it is at most "
-            f"{_reach(comparison)} (95 % for each map)."
-        )
-    return f"{text} (right to within {number(bound, 2)}, 95 % for each map)."
-
-
-# What the distance cannot exceed.
-def _reach(comparison: Comparison) -> str:
-    return number(comparison.bottleneck + comparison.depth_bound, 2)
-
-
 def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
     # From where to where the basins of one diagram move in the other.
     bars = [diagram.bars(0, essential="keep") for diagram in (first, second)]
@@ -556,169 +421,3 @@ def _bar_steps(first: Diagram, second: Diagram) -> tuple[Floats, Floats]:
     ]
     starts, ends = (np.concatenate(part) for part in zip(moved, endless, strict=True))
     return starts, ends
-
-
-_PARTS = ("first", "second", "path", "line")
-_OPTIONS = ("adaptive", "tolerance", "engine", "executor", "metrics")
-
-
-def compare(
-    objective: Objective,
-    first: Params,
-    second: Params,
-    *,
-    span: str | Span = "auto",
-    points: int = 31,
-    connectivity: Connectivity = "full",
-    min_share: float | None = MIN_SHARE,
-    seed: int = 0,
-    resume: str | Path | None = None,
-    progress: Progress | bool | None = None,
-    **options: Any,
-) -> Comparison:
-    """Compare two checkpoints: their surroundings, and the line between them.
-
-    Both maps run along the same random directions, scaled to the filters of the first
-    checkpoint, over the same range: what differs is the ground, not the picture.
-
-    Args:
-        objective: the model, loss and data; the model's own weights do not matter.
-        first: one point, names and shapes as in `objective.params`, or a full state dict:
-            its running statistics then go with its weights, and are interpolated on the line.
-        second: another.
-        span: half the width of the maps, or "auto": wide enough for the first checkpoint.
-        points: points along each direction.
-        connectivity: which neighbors count for the topology.
-        min_share: least share of the examples whose effects must not be missed for a basin
-            to be certain, as for `persistence`; None or 0: no such rule.
-        seed: of the random directions.
-        resume: as for `map_plane`; each map keeps its chunks in a file of its own, see
-            `comparison_ledgers`.
-        progress: as for `map_plane`.
-        **options: further options of `map_plane` (adaptive, tolerance, engine, executor).
-
-    Returns:
-        The maps, the line, its barrier, distances and matched basins.
-
-    Raises:
-        ArgumentError: arguments that cannot be served, or equal checkpoints.
-        NonFiniteError: the loss at a checkpoint is not finite.
-        ResumeError: a resume file is damaged or belongs to another run.
-        StructureError: checkpoints of another model.
-        UnknownNameError: an unknown engine, executor or connectivity.
-
-    Examples:
-        >>> import torch
-        >>> import lossatlas as la
-        >>> model = torch.nn.Linear(2, 1)
-        >>> batch = torch.eye(2), torch.ones(2, 1)
-        >>> mse = la.supervised(torch.nn.functional.mse_loss)
-        >>> objective = la.Objective(model, mse, [batch])
-        >>> first = objective.params
-        >>> second = {name: value + 1 for name, value in first.items()}
-        >>> found = la.compare(objective, first, second, points=5, span=0.5)
-        >>> found.line.axes[0][[0, -1]].tolist(), len(found.figures())
-        ([0.0, 1.0], 5)
-    """
-    started = time.monotonic()
-    check_objective(objective, progress=progress)
-    _check_options(options, min_share, seed)
-    ledgers = comparison_ledgers(resume) if resume is not None else [None] * len(_PARTS)
-    states = states_of(objective, (first, second))
-    line = map_plane(
-        objective,
-        through([s.params for s in states], [s.buffers for s in states]),
-        span=[(0.0, 1.0)],
-        points=points,
-        resume=ledgers[-1],
-        **options,
-    )
-    excess = connect(
-        objective, first, second, points=max(points, 3), seed=seed, resume=ledgers[-2]
-    ).profile
-    around = random_plane(objective, origin=first, seed=seed)
-    chosen = suggest_span(objective, around).span if isinstance(span, str) else span
-    common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options
-    lands = (
-        map_plane(objective, _moved(around, state), resume=ledger, **common)
-        for state, ledger in zip(states, ledgers[:2], strict=True)
-    )
-    maps = [_noted(land, line) for land in lands]
-    diagrams = _diagrams(maps, connectivity, min_share)
-    matching = _judged_as(diagrams, match_basins(*maps, connectivity=connectivity))
-    return Comparison(
-        first=maps[0],
-        second=maps[1],
-        line=line,
-        diagrams=diagrams,
-        matching=matching,
-        excess=excess,
-        bottleneck=bottleneck(*diagrams, essential="keep"),
-        wasserstein=wasserstein(*diagrams, essential="keep"),
-        difference=paired_difference(objective, states[0], states[1]),
-        statistics=statistics_notes(objective, states, "points between"),
-        seconds=time.monotonic() - started,
-        provenance=maps[0].provenance,
-    )
-
-
-def _noted(land: Landscape, line: Landscape) -> Landscape:
-    missing = [note for note in line.notes if note == NO_STATISTICS]
-    return replace(land, notes=(*land.notes, *missing))
-
-
-def _diagrams(
-    maps: list[Landscape], connectivity: Connectivity, min_share: float | None
-) -> tuple[Diagram, Diagram]:
-    first, second = (
-        persistence(land, connectivity=connectivity, min_share=min_share) for land in maps
-    )
-    return first, second
-
-
-def _judged_as(diagrams: tuple[Diagram, Diagram], matching: BasinMatching) -> BasinMatching:
-    # One judgment of what is certain, whatever share of the examples may be missed.
-    first, second = (
-        replace(tree, threshold=diagram.threshold, why_unknown=diagram.why_unknown)
-        for tree, diagram in zip((matching.first, matching.second), diagrams, strict=True)
-    )
-    return replace(matching, first=first, second=second)
-
-
-def _moved(plane: Plane, state: State) -> Plane:
-    held = Buffers(state.buffers) if state.buffers else None
-    return replace(plane, origin=state.params, buffers=held)
-
-
-def _check_options(options: Mapping[str, Any], min_share: float | None, seed: int) -> None:
-    check_min_share(min_share)
-    check_seed("seed", seed)
-    for name in options:
-        if name not in _OPTIONS:
-            raise ArgumentError(
-                f"`{name}` is no option of compare{nearest(name, _OPTIONS)}; "
-                f"known: {', '.join(_OPTIONS)}."
-            )
-
-
-def comparison_ledgers(resume: str | Path) -> list[Path]:
-    """Where a comparison keeps what is finished while it runs."""
-    return [Path(f"{check_path('resume', resume)}.{name}") for name in _PARTS]
-
-
-def paired_difference(objective: Objective, first: State, second: State) -> Estimate | None:
-    """Loss of the second point minus that of the first, example by example."""
-    if objective.unit != "examples":
-        return None
-    one, two = (objective.example_losses(state.whole) for state in (first, second))
-    gap = (two - one).numpy()
-    stderr = float(gap.std(ddof=1)) / math.sqrt(gap.size) if gap.size > 1 else math.nan
-    difference = Estimate(
-        float(gap.mean()),
-        stderr,
-        samples=gap.size,
-        sample_unit="examples",
-        why_no_error=None if math.isfinite(stderr) else "one example has no spread",
-        name="difference of the losses",
-    )
-    return rounded_away(objective, difference, float(max(one.abs().mean(), two.abs().mean())))
