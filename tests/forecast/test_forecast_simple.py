@@ -157,6 +157,14 @@ def test_noise_that_hides_a_trend_is_said():
     assert recent(Curve(STEP[:20], flat_early(step=STEP[:20]))).kind == "short"
 
 
+def test_a_short_log_that_begins_late_has_all_of_it_in_its_last_third():
+    for losses in (16, 20, 31):
+        step = 1000 + STEP[:losses]
+        found = recent(Curve(step, noisy(2 + 0 * step, 0.05, losses)))
+        assert found.first == 1001
+        assert step[0] <= found.lowest <= step[-1]
+
+
 def test_a_rising_loss_is_told_to_stop():
     curve = Curve(STEP, noisy(1 + (STEP / 400 - 0.3) ** 2, 0.005, 3))
     fitted = fit_or_better(forecast.PowerLaw(), [curve])

@@ -355,8 +355,9 @@ def test_whole_numbers_that_differ_have_no_average(states):
 
     points = [{**state, "order": torch.arange(3) + k} for k, state in enumerate(states)]
     task = la.Objective(Counted(), la.supervised(F.cross_entropy), data())
-    with pytest.raises(StructureError, match="'order' holds whole numbers"):
-        merge(task, *points)
+    for function in (merge, soup, choose, connect):
+        with pytest.raises(StructureError, match="'order' holds whole numbers"):
+            function(task, *points[:2])
 
 
 def test_no_norm_layer_no_word():

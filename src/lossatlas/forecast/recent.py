@@ -81,8 +81,10 @@ def recent(curve: Curve) -> Recent:
     scatter = float(np.std(np.diff(log[third])) / np.sqrt(2))
     kind = _kind(change, stderr)
     since = _flat_since(step, log) if kind == "flat" else 0
-    medians = [np.median(part) for part in np.array_split(log, 4 * BLOCKS)]
-    at = [int(part[part.size // 2]) for part in np.array_split(step, 4 * BLOCKS)]
+    # A log that begins late may have few losses, all of them in its last third.
+    parts = min(4 * BLOCKS, log.size)
+    medians = [np.median(part) for part in np.array_split(log, parts)]
+    at = [int(part[part.size // 2]) for part in np.array_split(step, parts)]
     return Recent(
         first, last, float(np.expm1(change)), stderr, level, scatter, kind, since,
         at[int(np.argmin(medians))],

@@ -261,12 +261,14 @@ class WeightsInPlace(Mapping[str, Tensor]):
         # leaves their gradients as they are on each. Some processes may have none.
         own = [name for name in self.slots if name in names and found[name] is not None]
         reached = set().union(*ranks.gather(own))
-        for name in (name for name in self.slots if name in reached):
-            part = found[name]
-            if part is None:
-                part = torch.zeros_like(self.slots[name].parameter)
-            found[name] = part
-            ranks.add(part)
+        parts = {name: found[name] for name in self.slots if name in reached}
+        sums = {
+            name: torch.zeros_like(self.slots[name].parameter) if part is None else part
+            for name, part in parts.items()
+        }
+        # Together: each call of its own would first wait for all processes once more.
+        ranks.add(*sums.values())
+        found.update(sums)
 
     def check_gradients(self) -> None:
         """Refuse weights that are gone after a pass, and those that get no gradient."""

@@ -25,7 +25,7 @@ from lossatlas.weights.curve_training import CurveTraining, PathPlan, trained_be
 from lossatlas.weights.paired import EQUAL, PairedLosses, rounded_away
 from lossatlas.weights.paths import KINDS, PathKind, distance_between, point_at
 from lossatlas.weights.repair import Repairer
-from lossatlas.weights.statistics import loss_anew, statistics_notes
+from lossatlas.weights.statistics import check_whole_numbers, loss_anew, statistics_notes
 from lossatlas.weights.unfinished import Unfinished, identity
 
 Array = NDArray[np.float64]
@@ -92,7 +92,7 @@ def connect(
         ArgumentError: too few points, or a curve without steps.
         NonFiniteError: a checkpoint is not finite.
         ResumeError: `resume` belongs to another run, or cannot be written.
-        StructureError: the two are no points of one model.
+        StructureError: the two are no points of one model, or buffers of whole numbers differ.
         UnknownNameError: an unknown kind or repair.
 
     Source: Frankle et al., arXiv:1912.05671; Garipov et al., arXiv:1802.10026. The band is a
@@ -119,6 +119,7 @@ def connect(
     for name, params in ends.items():
         check_finite(name, params)
     states = states_of(objective, [*ends.values()], names=[*ends])
+    check_whole_numbers(states)
     a, b = (state.whole for state in states)
     training = CurveTraining(steps if kind != "line" else 0, lr, momentum, seed)
     plan = PathPlan(kind, points, bends, training)

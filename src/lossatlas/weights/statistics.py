@@ -25,8 +25,8 @@ def whole_networks(objective: Objective, given: Mapping[str, Params]) -> dict[st
     return dict(zip(given, states, strict=True))
 
 
-def mixed_buffers(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Buffers of a network between others; no variance falls below the least of theirs."""
+def check_whole_numbers(states: Sequence[State]) -> None:
+    """Refuse buffers of whole numbers that differ between networks: there are none between."""
     points = [state.buffers for state in states]
     for name, value in points[0].items():
         if not value.is_floating_point() and any(
@@ -36,6 +36,12 @@ def mixed_buffers(states: Sequence[State], shares: Sequence[float]) -> dict[str,
                 f"'{name}' holds whole numbers and differs between the networks, so there is "
                 "no average of it; give all of them the same."
             )
+
+
+def mixed_buffers(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Buffers of a network between others; no variance falls below the least of theirs."""
+    check_whole_numbers(states)
+    points = [state.buffers for state in states]
     result = blend(points, shares)
     for name in result:
         if name.endswith("running_var"):
