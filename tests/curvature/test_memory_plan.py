@@ -406,3 +406,15 @@ def test_recurrent_layers_are_counted_as_a_processor_runs_them(kind, options, na
     with AllocationCounter() as counter:
         objective.gradient() if name == "gradient" else la.trace(objective, **limits)
     assert 0.9 <= plan.memory / counter.peak <= 1.2
+
+
+def test_plans_of_recurrent_layers_are_lower_bounds():
+    def last(model, batch):
+        return (model(batch[0])[0][:, -1] - batch[1]).square().mean(1)
+
+    data = [(torch.randn(4, 5, 3), torch.randn(4, 2))]
+    objective = la.Objective(torch.nn.LSTM(3, 2, batch_first=True), last, data)
+    plan = curvature.plan_memory(objective, "trace")
+    assert plan.at_least
+    assert "holds at least" in plan.sentences()[0]
+    assert "at least" in plan.estimates()[0].why_no_error

@@ -269,6 +269,8 @@ class MemoryPlan(Result):
         unknown: why passes are not known; empty where they are.
         at_most: whether a run that converges early holds less: chains, sums over eigenvalues,
             and Krylov bases without a number of rows.
+        at_least: whether the model has recurrent layers, whose kernels take more than their
+            tensors.
     """
 
     instrument: str
@@ -278,6 +280,7 @@ class MemoryPlan(Result):
     free: int | None = field(default=None)
     unknown: str = ""
     at_most: bool = False
+    at_least: bool = False
 
     @property
     def memory(self) -> int:
@@ -291,20 +294,23 @@ class MemoryPlan(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The most that is held."""
-        about = "from shapes; at most" if self.at_most else "from shapes; about"
-        why = f"without passes: {self.unknown}" if self.unknown else about
+        why = f"without passes: {self.unknown}" if self.unknown else f"from shapes; {self._how}"
         return (Estimate(self.memory, why_no_error=why, name="memory", unit="bytes"),)
 
     def sentences(self) -> tuple[str, ...]:
         """What is held beyond model and data."""
         free = "" if self.free is None else f"; {byte_size(self.free)} are free"
-        # Without its passes it is no upper bound.
-        how = "at most " if self.at_most else "about "
-        how = "at least " if self.unknown else how
         return (
-            f"'{self.instrument}' holds {how}{byte_size(self.memory)} beyond the model and "
-            f"the data{free}.",
+            f"'{self.instrument}' holds {self._how} {byte_size(self.memory)} beyond the model "
+            f"and the data{free}.",
         )
+
+    @property
+    def _how(self) -> str:
+        # Without its passes, or without what kernels take, it is no upper bound.
+        if self.unknown or self.at_least:
+            return "at least"
+        return "at most" if self.at_most else "about"
 
 
 def plan_memory(objective: Objective, instrument: str, **options: Any) -> MemoryPlan:
@@ -382,7 +388,8 @@ def _planned(
     held, run, largest = max(parts, key=lambda each: each[0] + each[1])
     kinds = {phase.run for phase in model(sizes, **options)}
     check = _check(objective, sizes, passes, kinds)
-    return MemoryPlan(instrument, held, run, check, at_most=largest.at_most)
+    recurrent = any(isinstance(module, nn.RNNBase) for module in objective.model.modules())
+    return MemoryPlan(instrument, held, run, check, at_most=largest.at_most, at_least=recurrent)
 
 
 def _check_options(instrument: str, options: dict[str, Any]) -> None:
