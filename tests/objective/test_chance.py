@@ -33,6 +33,7 @@ def test_of_squares_it_is_the_variance():
     targets = 5 + 2 * torch.randn(50, 2)
     found = chance_level(made(F.mse_loss, 2, targets))
     assert found.constant == pytest.approx(float(targets.var(0, correction=0).mean()), rel=1e-4)
+    assert found.zero == pytest.approx(float(targets.square().mean()), rel=1e-6)
 
 
 def test_a_loss_of_model_and_batch_serves_where_it_only_calls_the_model():

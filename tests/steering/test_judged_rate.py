@@ -167,5 +167,16 @@ def test_runs_that_start_from_ruined_weights_or_learn_nothing_say_so(batches):
     assert not ruined.learns
     assert ruined.verdict == "not known"
     assert "cannot be judged, as no short run ends below the loss of a constant" in said[0]
-    assert any("20 updates are too few here to learn anything" in each for each in said)
+    assert any("20 updates are too few here to learn more than" in each for each in said)
     assert fresh.learns
+
+
+def test_initial_weights_are_not_called_ruined_where_targets_are_far_from_zero():
+    inputs = torch.randn(160, 3, generator=torch.Generator().manual_seed(0))
+    targets = 20 + inputs[:, :1]
+    batches = list(zip(inputs.split(16), targets.split(16), strict=True))
+    torch.manual_seed(1)
+    objective = la.Objective(nn.Linear(3, 1), la.supervised(F.mse_loss), batches)
+    found = la.suggest_lr(objective, "sgd", updates=10)
+    assert found.chance.loss > 100 * found.chance.constant
+    assert not any("ruined" in said for said in found.sentences())

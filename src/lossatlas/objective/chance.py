@@ -42,6 +42,7 @@ class ChanceLevel:
         samples: how many examples (or batches) it comes from.
         constant: the lowest loss that outputs can have which are the same for every input; of
             language models that of equal probabilities.
+        zero: the loss of outputs that are all zero, near which initial weights are.
 
     Examples:
         >>> ChanceLevel(2.4, 0.05, 400, 2.3).is_at_chance
@@ -52,6 +53,7 @@ class ChanceLevel:
     stderr: float
     samples: int
     constant: float
+    zero: float = math.nan
 
     @property
     def is_at_chance(self) -> bool:
@@ -75,20 +77,21 @@ class ChanceLevel:
 
 def chance_level(objective: Objective) -> ChanceLevel | None:
     """The loss beside that of a constant prediction; None where the latter is not known."""
-    constant = _constant_loss(objective)
-    if constant is None:
+    found = _constant_losses(objective)
+    if found is None:
         return None
     try:
         loss = objective.evaluate()
     except AtlasError:
         return None
-    return ChanceLevel(loss.value, loss.stderr, loss.samples, constant)
+    return ChanceLevel(loss.value, loss.stderr, loss.samples, *found)
 
 
-def _constant_loss(objective: Objective) -> float | None:
+# Of the best constant, and of zero.
+def _constant_losses(objective: Objective) -> tuple[float, float] | None:
     classes = guessed_classes(objective.model)
     if classes is not None:
-        return math.log(classes)
+        return math.log(classes), math.log(classes)
     if objective.shared is not None or objective.placed is not None:
         return None
     try:
@@ -96,7 +99,7 @@ def _constant_loss(objective: Objective) -> float | None:
     except Exception:
         # A loss that needs more of a model than its outputs has no constant to compare with.
         return None
-    return found if math.isfinite(found) and found > _PERFECT else None
+    return found if math.isfinite(found[0]) and found[0] > _PERFECT else None
 
 
 class _Recorder:
@@ -109,7 +112,7 @@ class _Recorder:
         return self.outputs[-1]
 
 
-def _fitted(objective: Objective) -> float:
+def _fitted(objective: Objective) -> tuple[float, float]:
     seen: list[tuple[Batch, Tensor]] = []
 
     def look() -> None:
@@ -129,7 +132,8 @@ def _fitted(objective: Objective) -> float:
         with torch.no_grad():
             objective.with_params(None, look)
         like = seen[0][1]
-        return _minimum(mean, like.new_zeros(like.shape[1] if like.ndim > 1 else 1))
+        zero = like.new_zeros(like.shape[1] if like.ndim > 1 else 1)
+        return _minimum(mean, zero), float(mean(zero))
 
 
 def _total(objective: Objective, batch: Batch, constant: Tensor, like: Tensor) -> Total:

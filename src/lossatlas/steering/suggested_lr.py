@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart, Layer
 
 Floats = NDArray[np.float64]
-# A loss this many times that of a constant is not one of usual initial weights.
+# A loss this many times that of a constant, zero or the best, is not one of usual initial
+# weights.
 _RUINED = 2.0
 
 _REFERENCES = (
@@ -224,7 +225,7 @@ class SuggestedLR(Result):
         if level is None:
             return
         constant = f"that of the best constant prediction, {number(level.constant, 3)}"
-        if level.loss > _RUINED * level.constant:
+        if level.loss > _RUINED * np.fmax(level.constant, level.zero):
             yield (
                 f"the runs start at a loss of {number(level.loss, 3)}, far above {constant}: "
                 "an earlier training may have ruined these weights; for a rate to begin a "
@@ -234,7 +235,7 @@ class SuggestedLR(Result):
             yield (
                 f"the best short run ends at a loss of {number(float(self.losses.min()), 3)}, "
                 f"not below {constant}: {self.updates:,} updates are too few here to learn "
-                "anything; give longer runs (`updates`)"
+                "more than a constant; give longer runs (`updates`)"
             )
 
     def _run_reasons(self) -> tuple[str, ...]:
