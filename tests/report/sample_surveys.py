@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossatlas.io import Provenance
-from lossatlas.result import Estimate, Result, result, rows_figure
+from lossatlas.result import Estimate
 from lossatlas.surveys import Survey
 from lossatlas.topology import merge_tree, persistence
 from plots.sample_landscapes import (
@@ -91,13 +91,3 @@ ALL = {
     "box": box,
     "hostile": hostile,
 }
-
-
-@result("sample of long names")
-class LongNames(Result):
-    """Rows whose names are long and hostile."""
-
-    numbers: tuple[Estimate, ...]
-
-    def figures(self):
-        return (rows_figure("Rows", self.numbers, "loss"),)

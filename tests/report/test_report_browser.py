@@ -17,10 +17,10 @@ from lossatlas.plots.trees import branches
 from lossatlas.report import render
 from lossatlas.report.frames import pack
 from lossatlas.report.sections.topology import topology_section
-from lossatlas.result import Estimate
+from lossatlas.result import Estimate, Result, result, rows_figure
 from plots.sample_landscapes import sample_map
 from report.sample_comparisons import valleys
-from report.sample_surveys import LongNames, himmelblau, hostile, survey_of
+from report.sample_surveys import himmelblau, hostile, survey_of
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -339,6 +339,16 @@ def test_the_page_unpacks_what_python_packs(tmp_path):
     """
     seen, _, _ = drive(render(himmelblau()), scenario, tmp_path)
     assert seen["result"] == [sha256(each).hexdigest() for each in contents]
+
+
+@result("sample of long names")
+class LongNames(Result):
+    """Rows whose names are long and hostile."""
+
+    numbers: tuple[Estimate, ...]
+
+    def figures(self):
+        return (rows_figure("Rows", self.numbers, "loss"),)
 
 
 ROWS = """

@@ -82,7 +82,12 @@ class _Moved(Mapping[str, Tensor]):
 
 def placed_as(point: Params, like: Params) -> Params:
     """A point on the devices of tensors of the same names; itself where it is there already."""
-    places = {n: like[n].device for n in point if n in like and not like[n].is_meta}
+    tensors = {n: like[n] for n, v in point.items() if n in like and isinstance(v, Tensor)}
+    places = {
+        n: value.device
+        for n, value in tensors.items()
+        if isinstance(value, Tensor) and not value.is_meta
+    }
     if all(point[name].device == device for name, device in places.items()):
         return point
     return _Moved(point, places)
@@ -97,8 +102,10 @@ def on_devices_of(model: nn.Module, point: Params) -> Params:
     """A point where parameters and buffers of a model are; itself where it is there already."""
     if not point:
         return point
-    own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    return placed_as(point, own | dict(model.named_buffers(remove_duplicate=False)))
+    # Of the base class: TorchRL's modules take no such argument.
+    own: dict[str, Tensor] = dict(nn.Module.named_parameters(model, remove_duplicate=False))
+    own |= dict(nn.Module.named_buffers(model, remove_duplicate=False))
+    return placed_as(point, own | dict(model.named_parameters()))
 
 
 def check_precision(point: Params, own: Params) -> None:
