@@ -73,12 +73,28 @@ def test_it_leaves_no_trace():
         (2.4, 0.02, True),
         (2.3, 0.02, True),
         (2.0, 0.02, False),
-        (2.0, 0.5, True),
+        (2.2, 0.5, False),
         (0.1, 0.01, False),
     ],
 )
-def test_a_loss_below_the_constant_beyond_its_error_is_no_chance(loss, stderr, is_at_chance):
-    assert ChanceLevel(loss, stderr, 400, 2.303).is_at_chance is is_at_chance
+def test_a_loss_below_equal_probabilities_is_no_chance(loss, stderr, is_at_chance):
+    level = ChanceLevel(loss, stderr, 400, 2.303, is_guessed=True)
+    assert level.is_at_chance is is_at_chance
+
+
+def test_what_was_learned_is_seen_beside_a_large_constant():
+    x = torch.randn(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model = nn.Linear(3, 1).double()
+    data = [(x, model(x).detach())]
+
+    def loss(model, batch):
+        return (model(batch[0]) - batch[1]).square().mean(1) + 1000
+
+    assert not chance_level(la.Objective(model, loss, data)).is_at_chance
+    noisy = [(x, model(x).detach() + 3 * torch.randn(200, 1, dtype=torch.float64))]
+    assert not chance_level(la.Objective(model, loss, noisy)).is_at_chance
+    fresh = nn.Linear(3, 1).double()
+    assert chance_level(la.Objective(fresh, loss, data)).is_at_chance
 
 
 def test_a_loss_that_is_not_finite_is_at_chance():

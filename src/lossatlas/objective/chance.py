@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossatlas.errors import AtlasError, DataError
-from lossatlas.intervals import t_quantile
 from lossatlas.io.records import record
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.determinism import check_loss
@@ -21,8 +20,8 @@ from lossatlas.objective.weighted import Total, total_of
 from lossatlas.text import number, with_error
 
 Floats = NDArray[np.float64]
-# A loss is below that of a constant prediction from this share on, beyond its error: fresh
-# weights cost a little more or less than equal probabilities.
+# A loss is below that of equal probabilities from this share on: fresh weights cost a little
+# more or less.
 NEAR_CHANCE = 0.02
 # Outputs of more elements are not fitted by a constant: that would cost as much as the model.
 _MAX_ELEMENTS = 5_000_000
@@ -43,6 +42,7 @@ class ChanceLevel:
         constant: the lowest loss that outputs can have which are the same for every input; of
             language models that of equal probabilities.
         zero: the loss of outputs that are all zero, near which initial weights are.
+        is_guessed: whether the constant is the loss of equal probabilities, not the lowest one.
 
     Examples:
         >>> ChanceLevel(2.4, 0.05, 400, 2.3).is_at_chance
@@ -54,16 +54,17 @@ class ChanceLevel:
     samples: int
     constant: float
     zero: float = math.nan
+    is_guessed: bool = False
 
     @property
     def is_at_chance(self) -> bool:
-        """Whether the loss is not below that of the constant prediction, beyond its error."""
+        """Whether the loss is not below that of the constant prediction."""
         if not math.isfinite(self.loss):
             return True
-        allowed = NEAR_CHANCE * abs(self.constant)
-        if math.isfinite(self.stderr):
-            allowed += float(t_quantile(0.95, max(self.samples, 2))) * self.stderr
-        return self.loss >= self.constant - allowed
+        # Losses of one network vary little over examples as long as it says the same of all:
+        # a loss below the constant is one that was learned, whatever its standard error.
+        allowed = NEAR_CHANCE if self.is_guessed else _PERFECT
+        return self.loss >= self.constant - allowed * abs(self.constant)
 
     @property
     def sentence(self) -> str:
@@ -80,11 +81,12 @@ def chance_level(objective: Objective) -> ChanceLevel | None:
     found = _constant_losses(objective)
     if found is None:
         return None
+    is_guessed = guessed_classes(objective.model) is not None
     try:
         loss = objective.evaluate()
     except AtlasError:
         return None
-    return ChanceLevel(loss.value, loss.stderr, loss.samples, *found)
+    return ChanceLevel(loss.value, loss.stderr, loss.samples, *found, is_guessed)
 
 
 # Of the best constant, and of zero.

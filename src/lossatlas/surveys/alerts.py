@@ -51,7 +51,7 @@ def _by_loss(survey: "Survey") -> tuple[str, ...]:
         constant = math.log(classes)
     if not isinstance(constant, float):
         return ()
-    level = ChanceLevel(loss.value, loss.stderr, loss.samples, constant)
+    level = ChanceLevel(loss.value, loss.stderr, loss.samples, constant, is_guessed=by_classes)
     if not math.isfinite(loss.value) or not level.is_at_chance:
         return ()
     if not by_classes:
