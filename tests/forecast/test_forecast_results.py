@@ -168,3 +168,14 @@ def test_every_exported_function_and_class_has_an_example(name):
     exported = getattr(importlib.import_module(module), attribute)
     if callable(exported):
         assert ">>>" in inspect.getdoc(inspect.unwrap(exported))
+
+
+@pytest.mark.parametrize("law", [forecast.PowerLaw(), forecast.LinearLRLaw()])
+def test_another_schedule_than_that_of_the_one_run_is_a_guess(law):
+    rates = schedules.wsd(1000, 1e-3, 1.0, "cosine", warmup=20)
+    step = np.arange(20, 1001, 20)
+    fit = forecast.fit(law, [forecast.Curve(step, 2 + 3 * step**-0.5, rates)])
+    same = fit.predict(rates)
+    assert not any("is a guess" in warning for warning in same.warnings)
+    held = fit.predict(np.full(1000, 1e-3))
+    assert any("is a guess" in warning for warning in held.warnings)

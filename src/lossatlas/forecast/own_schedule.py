@@ -134,7 +134,7 @@ class OwnSchedule:
                 "none; give `steps` alone, or a log with learning rates."
             )
         own = self.rates(rates.size)
-        first = 1 if own is None else self._first_difference(own, rates)
+        first = 1 if own is None else self.first_difference(own, rates)
         if first:
             raise ArgumentError(
                 "the schedule asked for (`schedule`) is not that of the log, whose rates are: "
@@ -144,8 +144,8 @@ class OwnSchedule:
                 f"{_RUNS}"
             )
 
-    # The first update whose rate differs; 0 where none does. Warm-ups are often not logged.
-    def _first_difference(self, own: Floats, rates: Floats) -> int:
+    def first_difference(self, own: Floats, rates: Floats) -> int:
+        """The first update after the warm-up whose rate differs; 0 where none does."""
         off = np.abs(own - rates) > ALIKE * self._peak
         top = warmup_length(own)
         off[: top + 1 if top else 0] = False

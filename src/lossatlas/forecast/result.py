@@ -645,8 +645,23 @@ class Fit(Result):
     # Where a question leaves what the fit has seen.
     def _left_out_by(self, inputs: Inputs, horizon: float) -> tuple[str, ...]:
         if not self._is_simple:
-            return warnings_for(inputs, horizon, self.curves)
+            return (
+                *self._other_schedule(inputs), *warnings_for(inputs, horizon, self.curves)
+            )  # fmt: skip
         return tuple(own_schedule(curve).condition for curve in self.curves)
+
+    # One run shows what its own rates do.
+    def _other_schedule(self, inputs: Inputs) -> Iterator[str]:
+        if inputs.lr is None or len(self.curves) != 1 or self.curves[0].lr is None:
+            return
+        own = own_schedule(self.curves[0])
+        rates = own.rates(inputs.lr.size)
+        first = 0 if rates is None else own.first_difference(rates, inputs.lr)
+        if first:
+            yield (
+                f"the schedule differs from that of the one fitted run from update {first:,} "
+                "on; what other rates do was not seen, so the forecast is a guess"
+            )
 
     # A simple forecast knows no learning rate: it is asked about the schedule of its log only.
     def _own_question(self, inputs: Inputs, *, chosen: bool) -> Inputs:
