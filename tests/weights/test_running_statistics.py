@@ -375,3 +375,12 @@ def test_statistics_are_plain_means_of_those_of_the_batches(states):
     found = running_statistics(objective(), states[1])
     for name, value in statistics(anew(states[1])).items():
         assert torch.allclose(found[name], value, atol=1e-6)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_an_end_of_a_great_circle_is_its_expert_with_its_statistics(states, t):
+    merged = merge(objective(), *states, method="slerp", t=t)
+    end = states[1 + int(t)]
+    assert merged.loss.value == close(plain(end))
+    for name, value in statistics(end).items():
+        torch.testing.assert_close(merged.state_dict()[name], value)

@@ -308,7 +308,11 @@ class MergeJob:
             return self._searched(options)
         change = changed(name, self.deltas, self._inputs(name), options)
         shares = _coefficients(name, options, len(self.deltas))
-        return _Made(self._network(change, shares), shares)
+        of_buffers = shares
+        if name == "slerp":
+            t = float(options.get("t", options_of(name)["t"]))
+            of_buffers = (1 - t, t)
+        return _Made(self._network(change, of_buffers), shares)
 
     def split(self) -> None:
         """Keep data apart for choosing coefficients, where none were given."""
