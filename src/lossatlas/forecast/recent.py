@@ -25,7 +25,7 @@ class Recent:
     """What the loss does at the end of a log.
 
     Attributes:
-        first: the update where the last third of the log begins.
+        first: the update where the last third of the run begins.
         last: the last update.
         change: by what share the loss changes over that third; negative where it falls.
         stderr: standard error of the change.
@@ -49,7 +49,7 @@ class Recent:
 
     def __str__(self) -> str:
         """The clause that says it, without a full stop."""
-        over = f"over the last third of the log (updates {self.first:,} to {self.last:,})"
+        over = f"over the last third of the run (updates {self.first:,} to {self.last:,})"
         size = with_error(100 * abs(self.change), 100 * self.stderr)
         signed = with_error(100 * self.change, 100 * self.stderr)
         if self.kind == "short":
