@@ -341,16 +341,6 @@ def test_the_page_unpacks_what_python_packs(tmp_path):
     assert seen["result"] == [sha256(each).hexdigest() for each in contents]
 
 
-@result("sample of long names")
-class LongNames(Result):
-    """Rows whose names are long and hostile."""
-
-    numbers: tuple[Estimate, ...]
-
-    def figures(self):
-        return (rows_figure("Rows", self.numbers, "loss"),)
-
-
 ROWS = """
   await Page.all();
   const plot = $(".plot"), texts = plot.layout.yaxis.ticktext;
@@ -361,6 +351,15 @@ ROWS = """
 
 
 def test_names_of_rows_leave_room_on_a_narrow_screen(tmp_path):
+    @result("sample of long names")
+    class LongNames(Result):
+        """Rows whose names are long and hostile."""
+
+        numbers: tuple[Estimate, ...]
+
+        def figures(self):
+            return (rows_figure("Rows", self.numbers, "loss"),)
+
     long = "1. own initialization & <img src=x>, seed 1254622428"
     rows = tuple(Estimate(k, 0.1, samples=9, name=n) for k, n in enumerate((long, "short"), 1))
     seen, asked, _ = drive(render(LongNames(rows)), ROWS, tmp_path, "--window-size=500,1400")
