@@ -27,6 +27,8 @@ NEAR_CHANCE = 0.02
 _MAX_ELEMENTS = 5_000_000
 # A constant that is perfect tells nothing: all targets are alike, or there are none.
 _PERFECT = 1e-6
+# What a fitted constant and a loss may differ by and still be one number.
+_ROUNDING = 1e-6
 _ITERATIONS = 50
 
 
@@ -63,7 +65,7 @@ class ChanceLevel:
             return True
         # Losses of one network vary little over examples as long as it says the same of all:
         # a loss below the constant is one that was learned, whatever its standard error.
-        allowed = NEAR_CHANCE if self.is_guessed else _PERFECT
+        allowed = NEAR_CHANCE if self.is_guessed else _ROUNDING
         return self.loss >= self.constant - allowed * abs(self.constant)
 
     @property

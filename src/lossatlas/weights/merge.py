@@ -308,11 +308,7 @@ class MergeJob:
             return self._searched(options)
         change = changed(name, self.deltas, self._inputs(name), options)
         shares = _coefficients(name, options, len(self.deltas))
-        of_buffers = shares
-        if name == "slerp":
-            t = float(options.get("t", options_of(name)["t"]))
-            of_buffers = (1 - t, t)
-        return _Made(self._network(change, of_buffers), shares)
+        return _Made(self._network(change, shares or _buffer_shares(name, options)), shares)
 
     def split(self) -> None:
         """Keep data apart for choosing coefficients, where none were given."""
@@ -414,6 +410,14 @@ def _coefficients(name: str, options: Mapping[str, Any], count: int) -> tuple[fl
     if name == "task_arithmetic":
         return (float(options.get("scale", options_of(name)["scale"])),) * count
     return ()
+
+
+def _buffer_shares(name: str, options: Mapping[str, Any]) -> tuple[float, ...]:
+    # Of the experts in running statistics, where a method is no combination of changes.
+    if name != "slerp":
+        return ()
+    t = float(options.get("t", options_of(name)["t"]))
+    return 1 - t, t
 
 
 def _input_grams(objective: Objective, params: Params) -> Change:
