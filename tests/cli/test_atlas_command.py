@@ -107,7 +107,7 @@ def test_a_survey_along_a_training_goes_on_where_it_stopped(
     code, _, error = call(monkeypatch, capsys, *arguments)
     assert (code, "--fresh replaces all" in error) == (2, True)
     code, _, error = call(monkeypatch, capsys, *arguments, "--plane", "eigen")
-    assert (code, "`plane` is not served along a training" in error) == (2, True)
+    assert (code, "`plane` has no effect along a training" in error) == (2, True)
 
 
 def test_a_survey_along_a_training_that_was_stopped_says_what_continues_it(

@@ -18,7 +18,7 @@ from lossatlas.report import write_atlas, write_film
 from lossatlas.surveys import Survey, survey_along
 
 if TYPE_CHECKING:
-    from lossatlas.cli.survey import SurveySettings
+    from lossatlas.cli.survey_settings import SurveySettings
 
 
 def files_along(settings: "SurveySettings") -> Declaration:
@@ -55,9 +55,9 @@ def survey_training(
     states = [_state(subject, file, output) for file in files]
     objective = subject.objective(settings.mode)
     title = settings.title or subject.title
-    found: list[Survey] = []
+    surveys: list[Survey] = []
     with output.progress("surveys") as progress:
-        surveys = survey_along(
+        measured = survey_along(
             objective, states, steps=steps, folder=folder, title=title,
             metrics=subject.metrics(objective, output), span=settings.span,
             points=settings.points, connectivity=settings.map.connectivity,
@@ -66,18 +66,18 @@ def survey_training(
             seed=settings.seed,
             **settings.map.options,
         )  # fmt: skip
-        for survey in surveys:
-            found.append(survey)
-            progress(len(found), len(states), f"step {steps[len(found) - 1]}")
+        for survey in measured:
+            surveys.append(survey)
+            progress(len(surveys), len(states), f"step {steps[len(surveys) - 1]}")
     written = {"surveys": folder}
-    written["atlas"] = write_atlas({title: found}, page, title=title)
-    written |= write_pictures(found[-1], settings.figures, settings.folder)
+    written["atlas"] = write_atlas({title: surveys}, page, title=title)
+    written |= write_pictures(surveys[-1], settings.figures, settings.folder)
     if settings.film is not None:
-        written["film"] = write_film(found, settings.film)
+        written["film"] = write_film(surveys, settings.film)
     rows = [(f"step {step}", str(s.loss), s.headline() or s.tree.headline())
-            for step, s in zip(steps, found, strict=True)]  # fmt: skip
+            for step, s in zip(steps, surveys, strict=True)]  # fmt: skip
     losses = [{"step": step, "loss": survey.loss.value, "stderr": survey.loss.stderr}
-              for step, survey in zip(steps, found, strict=True)]  # fmt: skip
+              for step, survey in zip(steps, surveys, strict=True)]  # fmt: skip
     output.result({"title": title, "surveys": losses}, title, rows, files=written)
 
 
