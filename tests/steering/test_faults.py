@@ -20,7 +20,7 @@ from lossatlas.steering import (
     RegimePolicy,
     replay,
 )
-from lossatlas.steering.policies import VALID_RISES
+from lossatlas.steering.policies.growth import VALID_RISES
 
 
 def network():

@@ -16,7 +16,8 @@ from lossatlas.io import Provenance
 from lossatlas.result import Estimate
 from lossatlas.steering.log import DecisionLog
 from lossatlas.steering.measure import Instruments
-from lossatlas.steering.policies import UNPROVEN_RAISE, VALID_RISES, RegimePolicy
+from lossatlas.steering.policies import RegimePolicy
+from lossatlas.steering.policies.growth import UNPROVEN_RAISE, VALID_RISES
 from lossatlas.steering.probe import Closure, ProbeGrid, check_closure
 from lossatlas.steering.rates import Rates, rates_of
 from lossatlas.steering.reading import Policy

@@ -111,6 +111,11 @@ class Reading(Result):
         return cls(**(dict(plain) | {"noise": pairs, "scale": tuple(plain["scale"])}))
 
 
+def known_error(stderr: float) -> float:
+    """A standard error, 0 where it is not known."""
+    return stderr if math.isfinite(stderr) else 0.0
+
+
 _MEASURED = {
     "loss": "loss_error", "sharpness": "sharpness_error", "variability": "variability_error",
     "persistence": "persistence_error", "edge": "edge_error", "train_loss": "train_error",
