@@ -55,11 +55,12 @@ def test_no_barrier_says_how_high_one_may_be_and_how_narrow():
     assert 0 < found.profile.top < len(found.at) - 1
     bound = (found.excess + found.band * found.excess_stderr)[1:-1].max()
     assert found.barrier.error == found.profile.upper == max(bound, 0) > 0
-    (said,) = found.sentences()
-    assert f"a barrier there is at most {number(bound, 2)} (95 %" in said
+    said, narrow = found.sentences()
+    positions = len(found.at) - 2
+    assert f"at most {number(bound, 2)} at any of {positions} positions (95 %" in said
     assert found.barrier.interval() == (0.0, bound)
     assert "±" not in f"{found.estimates()[0]}"
-    assert f"A barrier narrower than {number(found.profile.gap, 2)} of the path" in said
+    assert f"A barrier narrower than {number(found.profile.gap, 2)} of the path" in narrow
 
 
 def test_a_line_that_lies_below_at_every_position_is_not_called_a_barrier_above_zero():
@@ -69,9 +70,11 @@ def test_a_line_that_lies_below_at_every_position_is_not_called_a_barrier_above_
         la.Objective(Point(1), lambda m, b: m.w**2 * b, [own], check=False), at(-1.0), at(1.0)
     )
     assert found.profile.upper == 0
-    (said,) = found.sentences()
-    assert f"at all {len(found.at) - 2} positions between the ends the loss is below" in said
-    assert "more than 0" not in said
+    said, how_sure = found.sentences()
+    assert "the loss is below the linear interpolation of the end losses" in said
+    assert f"at all {len(found.at) - 2} positions" in said
+    assert "below by more than its error (95 %, all positions at once)" in how_sure
+    assert "more than 0" not in f"{said} {how_sure}"
 
 
 def test_an_error_of_zero_is_never_shown_without_its_reason():

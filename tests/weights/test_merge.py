@@ -1,6 +1,7 @@
 """Merging: formulas by hand, exact minimizers, paired differences."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
 from lossatlas.result import Estimate
+from lossatlas.text import MINUS
 from lossatlas.weights import METHODS, compare_merges, merge, soup
 from lossatlas.weights.merge import Merge
 from lossatlas.weights.merge_comparison import MergeComparison
@@ -163,32 +165,71 @@ def test_differences_are_paired_and_said():
     assert {c.tensor for c in found.conflicts} == set(base)
     assert all(-1 <= c.cosine <= 1 and 0 <= c.signs <= 1 for c in found.conflicts)
     assert found.coefficients == (0.5, 0.5)
-    assert found.sentences()[0].startswith(f"The average ({found.loss.texts[0]} ")
+    assert found.sentences()[0] == found.headline()
+    assert found.sentences()[1].startswith(f"The average ({found.loss.texts[0]} ")
     # Its difference to itself is no news.
     assert "merge minus average" not in [e.name for e in found.estimates()]
     other = merge(task, base, *experts, method="ties")
-    assert "plain average" in other.sentences()[0]
+    assert "the average" in other.sentences()[1]
     assert "merge minus average" in [e.name for e in other.estimates()]
 
 
-@pytest.mark.parametrize(("value", "said"), [
-    (-0.5, "is better than the base and a.pt."),
-    (0.5, "is worse than the base (difference 0.500 ± 0.020) and a.pt "
-          "(difference 0.500 ± 0.020)."),
-    (0.0, "is indistinguishable from the base (difference 0.000 ± 0.020) and a.pt "
-          "(difference 0.000 ± 0.020)."),
+@pytest.mark.parametrize(("value", "said", "use"), [
+    (-0.5, "is better than the base and a.pt.",
+     "Use the average (loss 0.371 ± 0.030): better than the base by 0.500 [0.454, 0.546]."),
+    (0.5, "is worse than the base (difference 0.500 [0.454, 0.546]) and a.pt "
+          "(difference 0.500 [0.454, 0.546]).",
+     "Use the base: better than the average (loss 0.371 ± 0.030) by 0.500 [0.454, 0.546]."),
+    (0.0, "is indistinguishable from the base (difference 0.000 [-0.046, 0.046]) and a.pt "
+          "(difference 0.000 [-0.046, 0.046]).",
+     "Use the average or the base: indistinguishable (loss 0.371 ± 0.030, paired "
+     "difference 0.000 [-0.046, 0.046])."),
 ])  # fmt: skip
-def test_a_merge_says_whether_it_helped(value, said):
+def test_a_merge_says_whether_it_helped(value, said, use):
     far, loss = Estimate(value, 0.02, samples=99), Estimate(0.371, 0.03, samples=99)
     against = {"average": Estimate(0.0, 0.0, samples=99), "base": far, "a.pt": far}
     merged = Merge({}, "average", loss, against, ())
-    assert merged.sentences() == (f"The average (0.371 ± 0.030) {said}",)
+    use, said = (text.replace("-", MINUS) for text in (use, said))
+    together = "The intervals of these differences hold together with 95 %."
+    assert merged.sentences() == (use, f"The average (0.371 ± 0.030) {said}", together)
     sides = {name: replace(e, value=-e.value) for name, e in against.items()}
     compared = MergeComparison({"average": loss}, sides, {}, {}, (), ("base", "a.pt"))
-    assert merged.sentences()[0] in compared.sentences()
+    assert merged.sentences()[1] in compared.sentences()
     mixed = replace(merged, against=against | {"a.pt": replace(far, value=-0.1)})
-    assert mixed.sentences()[0].endswith("a.pt.") == (value < 0)
-    assert "better than" in mixed.sentences()[0]
+    assert mixed.sentences()[1].endswith("a.pt.") == (value < 0)
+    assert "better than" in mixed.sentences()[1]
+
+
+def test_what_to_use_is_judged_beside_the_best_of_the_others():
+    # Better than both inputs, and worse than the plain average.
+    loss = Estimate(0.4, 0.03, samples=99)
+    against = {
+        name: Estimate(value, 0.02, samples=99)
+        for name, value in (("average", 0.1), ("base", -0.2), ("a.pt", -0.5))
+    }
+    merged = Merge({}, "ties", loss, against, ())
+    assert merged.headline().startswith("Use the average: better than ties (loss ")
+    lost = replace(merged, loss=Estimate(math.nan, why_no_error="a loss is not finite"))
+    unknown = {name: Estimate(math.nan, why_no_error="unknown") for name in against}
+    assert "better" not in replace(lost, against=unknown).headline()
+
+
+@pytest.mark.parametrize("value", [-0.3, -0.01, 0.01, 0.3])
+def test_every_difference_in_a_sentence_lies_in_its_interval(value):
+    # A size that is shown without its sign has the interval of the size.
+    far = Estimate(value, 0.02, samples=99)
+    merged = Merge(
+        {}, "ties", Estimate(0.4, 0.03, samples=99), {"average": far, "base": far}, ()
+    )
+    number = rf"([{MINUS}\d.]+)"
+    shown = rf"{number} \[{number}, {number}\]"
+    triples = [
+        [float(text.replace(MINUS, "-")) for text in found]
+        for sentence in merged.sentences()
+        for found in re.findall(shown, sentence)
+    ]
+    assert triples
+    assert all(low < middle < high for middle, low, high in triples)
 
 
 def test_networks_are_called_by_their_names():
@@ -347,11 +388,11 @@ def test_the_best_merge_is_compared_with_the_base_and_the_best_expert():
     assert far.value == pytest.approx(float(gap.mean()), rel=1e-5)
     # Wider than 95 % for one pair, as both were chosen on these examples.
     assert far.interval()[0] < replace(far, ends=None).interval()[0]
-    verdict, choice = found.sentences()[:2]
-    assert verdict == found.headline()
-    assert "better than the base (difference" in verdict
-    assert f"indistinguishable from the best single expert, {closest} (" in verdict
-    assert "95 % interval [" in verdict
+    use, verdict, choice = found.sentences()[:3]
+    assert use == found.headline()
+    assert use.startswith(f"Use {found.best} or {closest}: indistinguishable (loss ")
+    assert "is better than the base; " in verdict
+    assert f"is indistinguishable from {closest} (difference" in verdict
     assert "chosen on these examples" in choice
     names = [e.name for e in found.estimates()[:2]]
     assert names == ["best merge minus the base", "best merge minus the best expert"]
@@ -393,8 +434,10 @@ def test_merges_of_one_loss_have_one_verdict():
     assert differ
 
 
-def test_one_merge_has_no_best():
+def test_one_merge_is_not_called_the_best():
     base, *experts = slopes(0.0, 1.0, 1.1)
     found = compare_merges(noisy_line(0), base, *experts, methods=["average"])
-    assert found.headline() == ""
-    assert found.sentences()[0].startswith("The average")
+    assert found.headline().startswith("Use the average or expert 2: ")
+    assert found.sentences()[1].startswith("The intervals")
+    assert found.sentences()[2].startswith("The average (")
+    assert "The best" not in " ".join(found.sentences())

@@ -4,6 +4,7 @@ import math
 
 from lossatlas.io import Provenance
 from lossatlas.report.contents import Card, Page, Section, tile
+from lossatlas.report.results import without_numbers
 from lossatlas.result import Table
 from lossatlas.text import interval_text, number, with_error
 from lossatlas.weights import Choice
@@ -16,7 +17,7 @@ def choice_page(result: Choice, title: str | None, provenance: Provenance | None
     return Page(
         kind="Choice of a checkpoint",
         title=title or "Which checkpoint?",
-        headline=result.headline(),
+        headline=without_numbers(result.headline()),
         questions=_questions(result),
         hero=result.figures(),
         sections=(_section(result),),
@@ -33,7 +34,7 @@ def _questions(result: Choice) -> tuple[Card, ...]:
     rivals, level = _rivals(result), f"{100 * result.level:g} %"
     value = f"no: {len(rivals)} more may be the best ({level})" if rivals else f"yes ({level})"
     unknown = "not known: the error is unknown" if result.unknown_error else ""
-    first = result.sentences()[:1]
+    first = (*result.sentences()[:1], *result.alternatives())
     mark = "" if rivals else "sure"
     cards = [Card("Is one the best?", unknown or value, mark=mark, sentences=first)]
     if result.gains:

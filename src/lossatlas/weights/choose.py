@@ -19,12 +19,12 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
-from lossatlas.text import as_sentence, count, listed, percent, with_ends
-from lossatlas.text import number as number_text
+from lossatlas.text import as_sentence, count, listed, number, percent, with_ends
 from lossatlas.weights.behind import behind_best
 from lossatlas.weights.paired import EQUAL, PairedLosses
 from lossatlas.weights.statistics import mean_network, statistics_notes, whole_networks
 from lossatlas.weights.unfinished import identity
+from lossatlas.weights.verdicts import number_text
 
 Array = NDArray[np.float64]
 
@@ -149,7 +149,7 @@ class Choice(Result):
             )
             start = (as_sentence(text),)
         else:
-            start = (self.headline(), self._meaning)
+            start = (self.headline(), *self.alternatives())
         flattest = (f"The flattest of those is {self.flattest}.",) if self.flattest else ()
         return (*start, *self._averaged(), *self.written(), *flattest, *self.notes)
 
@@ -166,26 +166,51 @@ class Choice(Result):
             return f"The only checkpoint is {self.best}."
         if self.unknown_error:
             return f"Lowest loss: {self.best}, with an unknown error."
-        gaps = {n: e for n, e in zip(self.names, self.decisive, strict=True) if n != self.best}
-        near = sorted(self._rivals or gaps, key=lambda name: _height(gaps[name]))
+        loss = number_text(self.losses[self.names.index(self.best)])
+        start = f"Use {_called(self.best)} (loss {loss})"
+        next_, gap = self._next
+        # A mean is judged by the best of what it is made of.
+        shown = f"the best checkpoint, {next_}" if self.parts else next_
+        if next_ not in self.equal:
+            shown = shown if self.parts else f"the next, {next_}"
+            return f"{start}: better than {shown} ({gap_text(gap)})."
+        if not self.parts and len(self._rivals) > 1:
+            others = f"{len(self._rivals)} others, the nearest at {gap_text(gap)}"
+            return f"{start}: indistinguishable from {others}."
+        return f"{start}: indistinguishable from {shown} ({gap_text(gap)})."
+
+    @property
+    def _gaps(self) -> dict[str, Estimate]:
+        return {n: e for n, e in zip(self.names, self.decisive, strict=True) if n != self.best}
+
+    # What the best is compared with first, and how far that is behind.
+    @property
+    def _next(self) -> tuple[str, Estimate]:
+        gaps = self._gaps
+        rivals = self.names[: self.checkpoints] if self.parts else gaps
+        name = min(rivals, key=lambda name: _height(gaps[name]))
+        return name, gaps[name]
+
+    def alternatives(self) -> tuple[str, ...]:
+        """Which candidates may be as good, where the headline does not name them all."""
+        gaps = self._gaps
+        if not gaps or self.unknown_error:
+            return ()
+        near = sorted(self._rivals, key=lambda name: _height(gaps[name]))
         shown = [f"{name} ({gap_text(gaps[name])})" for name in near[:_SHOWN_RIVALS]]
-        start = f"{_at_start(self.best)} has the lowest held-out loss"
-        if not self._rivals:
-            return f"{start}, lower than that of the next, {shown[0]}."
         shown += [count(len(near) - len(shown), "other")] if len(near) > len(shown) else []
-        return f"{start}; indistinguishable from it: {listed(shown)}."
+        is_new = bool(near) and near != [self._next[0]]
+        equal = (f"Indistinguishable from it: {listed(shown)}.",) if is_new else ()
+        return (*equal, self._meaning)
 
     # What the intervals of the headline are.
     @property
     def _meaning(self) -> str:
-        others = len(self.names) - 1
-        level = f"{100 * self.level:g} %"
+        level, others = f"{100 * self.level:g} %", len(self.names) - 1
         held = f"holds {level}"
         if others > 1:
             held = f"allows for {others} comparisons with the best ({level} for all together)"
-        return (
-            f"In parentheses: loss minus the lowest, on the same examples; its interval {held}."
-        )
+        return f"After +: loss minus the lowest, on the same examples; its interval {held}."
 
     def _averaged(self) -> tuple[str, ...]:
         sure = sum(e.interval()[1] < 0 for e in self.gains)
@@ -280,7 +305,7 @@ def gap_text(gap: Estimate) -> str:
     """A loss minus the lowest, with its interval."""
     low, high = gap.interval()
     if not math.isfinite(high - low):
-        return f"+{number_text(gap.value, 3)}"
+        return f"+{number(gap.value, 3)}"
     if not gap.value:
         return EQUAL
     shown, ends = with_ends(gap.value, low, high)
@@ -468,11 +493,11 @@ def _names_of(checkpoints: Sequence[Params], names: Sequence[str] | None) -> lis
                 f"`names` must be one a checkpoint; got {len(names)} for {len(checkpoints)}."
             )
     called: list[str] = []
-    for number, point in enumerate(checkpoints, 1):
-        own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {number}"
-        name = own if names is None else str(names[number - 1])
+    for position, point in enumerate(checkpoints, 1):
+        own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {position}"
+        name = own if names is None else str(names[position - 1])
         while name in called:
-            name = f"{name} ({number})"
+            name = f"{name} ({position})"
         called.append(name)
     return called
 

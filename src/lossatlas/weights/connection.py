@@ -256,7 +256,16 @@ class Connection(Result):
             ("mean loss above that line", self.area, "its error is not propagated"),
             ("length over that of the straight line", ratio, why_ratio),
         )
-        others = (Estimate(value, why_no_error=why, name=name) for name, value, why in rest)
+        others = (
+            Estimate(
+                value,
+                why_no_error=why,
+                name=name,
+                # A straight line is as long as itself.
+                is_minor=self.kind == "line" and value is ratio,
+            )
+            for name, value, why in rest
+        )
         return (barrier, *others, *ends)
 
     def sentences(self) -> tuple[str, ...]:
@@ -274,41 +283,44 @@ class Connection(Result):
         path = {"line": "straight line", "bezier": "curve", "chain": "chain"}[self.kind]
         certain = self.is_barrier_certain
         if certain is None:
-            said = f"The {path} rises by {number(self.barrier.value)}; the error is unknown."
+            height = number(self.barrier.value)
+            said = [f"The loss barrier on the {path} is {height}; its error is unknown."]
         elif certain:
             height = self.profile.barrier_text
             place = f", at t = {number(self.where, 2)}" * self.profile.is_top_certain
-            said = f"A barrier of {height} loss separates the two on the {path}{place}."
+            said = [f"The loss barrier on the {path} is {height}{place}."]
         else:
-            said = f"No barrier on the {path}: {self._nothing_above()}"
+            said = [*self._no_barrier(path)]
         if self.kind == "line":
-            return (said, *self.notes)
+            return (*said, *self.notes)
         longer = 100 * (self.length / self.chord - 1)
         length = (
             f"The path is {number(longer, 2)} % longer than the straight line between the two "
             "networks."
         )
-        return (said, length, *self.notes)
+        return (*said, length, *self.notes)
 
     # What was measured where no barrier was: how high one may be, and how narrow.
-    def _nothing_above(self) -> str:
-        found, count = self.profile, len(self.at)
-        narrow = f"A barrier narrower than {number(found.gap, 2)} of the path may be missed."
-        if not found.has_spread:
+    def _no_barrier(self, path: str) -> tuple[str, ...]:
+        excess, positions = self.profile, len(self.at) - 2
+        start = f"No barrier on the {path}"
+        narrow = f"A barrier narrower than {number(excess.gap, 2)} of the path may be missed."
+        if not excess.has_spread:
             return (
-                f"at none of {count} positions is the loss of any example above the "
-                f"straight line between the losses of the ends. {narrow}"
+                f"{start}: at none of {positions} positions does the loss of any example "
+                "exceed the linear interpolation of the end losses.",
+                narrow,
             )
-        if found.upper == 0:
+        if excess.upper == 0:
             return (
-                f"at all {count - 2} positions between the ends the loss is below the straight "
-                "line between the losses of the ends by more than its error (95 %, all "
-                f"positions at once). {narrow}"
+                f"{start}: the loss is below the linear interpolation of the end losses at all "
+                f"{positions} positions.",
+                f"It is below by more than its error (95 %, all positions at once). {narrow}",
             )
         return (
-            f"at none of {count} positions is the loss above the straight line between the "
-            "losses of the ends by more than its error; a barrier there is at most "
-            f"{number(found.upper, 2)} (95 %, all positions at once). {narrow}"
+            f"{start} beyond the error: at most {number(excess.upper, 2)} at any of "
+            f"{positions} positions (95 %, all at once).",
+            narrow,
         )
 
     def figures(self) -> tuple[Figure, ...]:

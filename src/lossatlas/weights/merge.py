@@ -32,11 +32,14 @@ from lossatlas.weights.statistics import (
     whole_networks,
 )
 from lossatlas.weights.verdicts import (
+    JOINTLY,
+    at_level,
+    called,
     compared_with,
-    difference_text,
     differences_figure,
+    joint_level,
     reasoned,
-    verdict,
+    recommendation,
 )
 
 Array = NDArray[np.float64]
@@ -111,18 +114,21 @@ class Merge(Result):
         """Whether merging helped.
 
         Returns:
-            A sentence against the average, unless it is the average; one against the base and
-            each expert; and the notes.
+            What to use; how the merged network compares with each other; and the notes.
         """
-        sentences, others = list[str](), self._others()
-        average = others.pop("average", None)
-        if average is not None:
-            sentences.append(
-                f"Merged by {self.method}, the loss is {verdict(average)} the plain average"
-                f"{difference_text(average)}."
-            )
         name = "The merged network" if self.method != "average" else "The average"
-        return (*sentences, *compared_with(name, self.loss, others), *self.notes)
+        compared = compared_with(name, self.loss, self._compared())
+        return (self.headline(), *compared, JOINTLY, *self.notes)
+
+    def headline(self) -> str:
+        """Whether to use the merged network, or the best of the others."""
+        return recommendation(called(self.method), self.loss, self._compared())
+
+    # One is called the best of several: the intervals hold for all of them together.
+    def _compared(self) -> dict[str, Estimate]:
+        others = self._others()
+        level = joint_level(1, len(others))
+        return {called(name): at_level(e, level) for name, e in others.items()}
 
     # An average is not compared with itself.
     def _others(self) -> dict[str, Estimate]:

@@ -14,16 +14,21 @@ from lossatlas.errors import ArgumentError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Result, quantity, result
-from lossatlas.text import listed, with_ends
+from lossatlas.text import listed
 from lossatlas.weights.merge import MODEL_SOUPS, SEARCH, MergeJob, described, parsed
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import loss_anew
 from lossatlas.weights.unfinished import Unfinished, identity
 from lossatlas.weights.verdicts import (
+    JOINTLY,
+    at_level,
+    called,
     compared_with,
     differences_figure,
-    number_text,
+    joint_level,
+    negated,
     reasoned,
+    recommendation,
     verdict,
 )
 
@@ -82,18 +87,11 @@ class MergeComparison(Result):
             yield replace(named, unit="loss", meaning=meaning)
 
     def headline(self) -> str:
-        """Whether the best merge is better than the base and the best expert."""
-        parts = [
-            f"{_VERDICTS[verdict(far)]} {_called(name)}{_with_interval(far)}"
-            for name, far in self.best_against.items()
-        ]
-        merges = len(self._merges)
-        # The average alone has a sentence of its own.
-        if not parts or merges < 2:
+        """Whether to use the best merge, or the best of base and experts."""
+        if not self.best_against:
             return ""
-        loss = number_text(self.losses[self.best])
-        start = f"The best of {merges} merges is {self.best} (loss {loss})"
-        return f"{start}: {' and '.join(parts)}."
+        others = {called(name): far for name, far in self.best_against.items()}
+        return recommendation(called(self.best), self.losses[self.best], others)
 
     def sentences(self) -> tuple[str, ...]:
         """Whether the best merge and the average helped, and which merges beat the average.
@@ -104,21 +102,33 @@ class MergeComparison(Result):
         """
         lost = [f"{name} could not be made: {why}" for name, why in self.failed.items()]
         expert = ", as was the best expert" if len(self.networks) > 2 else ""
-        best = (self.headline(), _CHOSEN.format(expert)) if self.headline() else ()
-        return (*best, *self._on_average(), *self._ahead(), *lost, *self.notes)
+        return (
+            *filter(None, (self.headline(),)),
+            *self._on_best(),
+            *((_CHOSEN.format(expert),) if len(self._merges) > 1 else (JOINTLY,)),
+            *self._on_average(),
+            *self._ahead(),
+            *lost,
+            *self.notes,
+        )
+
+    def _on_best(self) -> tuple[str, ...]:
+        merges = len(self._merges)
+        if merges < 2 or not self.best:
+            return ()
+        name = f"The best of {merges} merges"
+        return compared_with(name, self.losses[self.best], self.best_against)
 
     # By the same intervals as the headline: equal losses get one verdict.
     def _on_average(self) -> tuple[str, ...]:
-        if self.headline() and self.best == "average":
+        if len(self._merges) > 1 and self.best == "average":
             return ()
+        level = joint_level(len(self._merges), len(self.networks))
         others = {
-            name: replace(e, value=-e.value, skewness=-e.skewness)
+            name: at_level(negated(e), level)
             for name, e in self.against.items()
             if name in self.networks
         }
-        if self.headline():
-            level = joint_level(len(self._merges), len(self.networks))
-            others = {name: at_level(e, level) for name, e in others.items()}
         return compared_with("The average", self.losses["average"], others)
 
     @property
@@ -157,25 +167,6 @@ _CHOSEN = (
     "It was chosen on these examples{}. Verdicts on merges beside base and experts allow for "
     "that: the intervals of all such pairs hold together with 95 %."
 )
-_VERDICTS = {
-    "below that of": "better than",
-    "above that of": "worse than",
-    "indistinguishable from that of": "indistinguishable from",
-    "equal to that of": "equal, up to rounding error, to",
-    "not compared with an error to that of": "not compared with an error to",
-}
-
-
-def _called(name: str) -> str:
-    return "the base" if name == "base" else f"the best single expert, {name}"
-
-
-def _with_interval(estimate: Estimate) -> str:
-    low, high = estimate.interval()
-    if not low < high:
-        return ""
-    shown = with_ends(estimate.value, low, high)
-    return f" (difference {shown[0]}, 95 % interval {shown[1]})"
 
 
 def _lowest(losses: Mapping[str, Estimate]) -> str:
@@ -326,13 +317,3 @@ class _Losses:
             name: at_level(self._judged.difference(self._sums[best], self._sums[name]), level)
             for name in filter(None, ("base", expert) if best else ())
         }
-
-
-def joint_level(merges: int, networks: int) -> float:
-    """Confidence of one interval where those of all pairs of both hold together with 95 %."""
-    return 1 - 0.05 / (merges * networks)
-
-
-def at_level(estimate: Estimate, level: float) -> Estimate:
-    """A difference with its interval at another level; one without an error as it is."""
-    return replace(estimate, ends=estimate.interval(level)) if estimate.stderr > 0 else estimate

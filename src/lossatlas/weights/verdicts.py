@@ -8,6 +8,8 @@ from lossatlas.result import Estimate, Figure
 from lossatlas.text import listed
 from lossatlas.weights.paired import EQUAL
 
+JOINTLY = "The intervals of these differences hold together with 95 %."
+
 
 def differences_figure(
     title: str, differences: Mapping[str, Estimate], name: str = "differences"
@@ -38,13 +40,53 @@ def reasoned(estimate: Estimate, name: str) -> Estimate:
     return replace(estimate, name=name)
 
 
+def joint_level(merges: int, networks: int) -> float:
+    """Confidence of one interval where those of all pairs of both hold together with 95 %."""
+    return 1 - 0.05 / (merges * networks)
+
+
+def at_level(estimate: Estimate, level: float) -> Estimate:
+    """A difference with its interval at another level; one without an error as it is."""
+    return replace(estimate, ends=estimate.interval(level)) if estimate.stderr > 0 else estimate
+
+
+def negated(estimate: Estimate) -> Estimate:
+    """The difference of the same two losses the other way round."""
+    ends = None if estimate.ends is None else (-estimate.ends[1], -estimate.ends[0])
+    return replace(estimate, value=-estimate.value, skewness=-estimate.skewness, ends=ends)
+
+
+def recommendation(made: str, loss: Estimate, others: Mapping[str, Estimate]) -> str:
+    """What to use, in one sentence: what was made, the best of `others`, or either."""
+    # The others by name, each with the loss of what was made minus its own.
+    other, gap = max(others.items(), key=lambda item: _or_lowest(item[1].value))
+    relation, size = verdict(gap), number_text(gap)
+    if relation == "below that of":
+        size = number_text(negated(gap))
+        return f"Use {made} (loss {number_text(loss)}): better than {other} by {size}."
+    if relation == "above that of":
+        return f"Use {other}: better than {made} (loss {number_text(loss)}) by {size}."
+    if relation == "equal to that of":
+        return f"Use {made} or {other}: equal losses ({number_text(loss)}) up to rounding."
+    if relation == "indistinguishable from that of":
+        return (
+            f"Use {made} or {other}: indistinguishable (loss {number_text(loss)}, paired "
+            f"difference {size})."
+        )
+    return f"{made[:1].upper()}{made[1:]} has a loss of {number_text(loss)}, without an error."
+
+
+def _or_lowest(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
 def difference_text(estimate: Estimate) -> str:
     """The difference with its error, as a remark at the end of a sentence."""
     return ", up to rounding error" if is_same(estimate) else f" (difference {estimate})"
 
 
 def verdict(estimate: Estimate) -> str:
-    """How the first loss of a difference stands to the second, by the 95 % interval."""
+    """How the first loss of a difference stands to the second, by its interval."""
     if is_same(estimate):
         return "equal to that of"
     low, high = estimate.interval()
@@ -57,7 +99,7 @@ def verdict(estimate: Estimate) -> str:
 
 # The verdict says which is lower; the sign would only repeat it.
 def _size(estimate: Estimate) -> Estimate:
-    return replace(estimate, value=abs(estimate.value))
+    return negated(estimate) if estimate.value < 0 else estimate
 
 
 def compared_with(
@@ -74,7 +116,7 @@ def compared_with(
     plain, parts = {"below that of", "equal to that of"}, []
     for which, said in verdicts.items():
         names = [
-            ("the base" if other == "base" else other)
+            called(other)
             + (f" (difference {number_text(_size(difference))})" if which not in plain else "")
             for other, difference in against.items()
             if verdict(difference) == which
@@ -82,6 +124,11 @@ def compared_with(
         if names:
             parts.append(f"{said} {listed(names)}")
     return (f"{name} ({number_text(loss)}) {'; it '.join(parts)}.",) if parts else ()
+
+
+def called(name: str) -> str:
+    """A network of a merge in a sentence."""
+    return {"base": "the base", "average": "the average"}.get(name, name)
 
 
 def number_text(estimate: Estimate) -> str:
