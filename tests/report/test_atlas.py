@@ -1,5 +1,6 @@
 """The atlas: what is packed into it, and what a reader can do with it."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from lossatlas.errors import ArgumentError, FileError
 from lossatlas.report import render_atlas
 from lossatlas.report.atlas import holds, read_runs
 from lossatlas.report.frames import basin_tracks, common_scale, packed_arrays
+from lossatlas.result import Estimate
 from plots.sample_landscapes import box_map, line_map, sample_map, with_trajectory
 from report.sample_comparisons import valleys, with_bump
 from report.sample_surveys import HOSTILE, double_well, hostile, survey_of
@@ -320,3 +322,21 @@ def test_a_narrow_dark_page_without_motion_and_with_hostile_names(tmp_path):
     assert not found["trapped"]
     assert min(found["contrast"]) >= 4.5
     assert found["wide"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (Estimate(-0.2, 0.01, samples=512, sample_unit="examples"), "a fall of 0.200 [0.18"),
+        (Estimate(0.2, 0.01, samples=512, sample_unit="examples"), "a rise of 0.200 [0.18"),
+        (Estimate(0.02, 0.05, samples=512, sample_unit="examples"), "within its error"),
+        (None, "The loss goes from"),
+    ],
+)
+def test_only_a_paired_change_has_a_direction(change, words):
+    first, *_, last = training()
+    page = render_atlas({"run": [first, replace(last, change=change)]})
+    text = html.unescape(page)
+    assert words in text.replace("\N{NO-BREAK SPACE}", " ")
+    if change is None:
+        assert not re.search("The loss (rises|falls)|a rise of|a fall of", text)

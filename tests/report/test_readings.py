@@ -10,7 +10,6 @@ from lossatlas.report.page import page_of
 from lossatlas.report.readings import headline, reading
 from lossatlas.report.sections.loss_map import read_center
 from lossatlas.result import Estimate
-from lossatlas.text import number
 from lossatlas.topology import merge_tree
 from plots.sample_landscapes import line_map, refined_map, sample_map, with_trajectory
 from report.sample_surveys import ALL, survey_of
@@ -40,15 +39,15 @@ def told(survey, *words):
 
 def test_one_basin():
     found = on_a_line([3, 1, 0, 1, 3], 0.01)
-    assert headline(found) == "One basin at this scale."
-    assert found.tree.sentences()[0].startswith("One basin at this scale")
+    assert headline(found).startswith("One basin at this scale: from every point")
+    assert found.tree.sentences()[0] == headline(found)
 
 
 def test_all_basins_certain():
     found = on_a_line([3, 0, 2, 1, 3], 0.001)
     bound = found.tree.threshold
-    assert headline(found) == f"2 basins, all deeper than the 95 % bound of {bound:.2g}."
     sentences = found.tree.sentences()
+    assert headline(found) == sentences[0]
     assert (
         sentences[0]
         == f"2 basins, all certain: each is deeper than the 95 % bound of {bound:.2g}."
@@ -66,16 +65,10 @@ def test_a_minimum_on_the_edge_is_no_second_basin():
     )
     assert headline(found) == f"{words} go on falling, and is not counted."
     count, edge, climb = found.tree.sentences()
-    # The command prints the sentence and the number, the page the headline: they agree.
-    bound = number(found.tree.threshold, 2)
-    deep = f"2 minima, 2 of them deeper than the 95 % bound of {bound}."
-    assert count == f"{deep} {headline(found)}"
+    assert count == headline(found)
     (sure,) = (each for each in found.tree.estimates() if each.name == "certain minima")
     assert sure.value == 1
-    assert edge == (
-        "Minimum 1 lies on the edge of the map, where the loss may go on falling: it is no "
-        "proof of another basin; widen the span."
-    )
+    assert edge == "A wider span shows whether minimum 1 has a basin of its own."
     assert "climb by 1 " in climb
     card = page_of(found).questions[0]
     assert card.value == "yes, inside the map; minimum 1 lies on its edge, not counted"
@@ -86,7 +79,7 @@ def test_a_minimum_on_the_edge_is_no_second_basin():
 @pytest.mark.parametrize(
     ("values", "answer"),
     [
-        ([0, 1, 3], "yes, but its minimum lies on the edge"),
+        ([0, 1, 3], "none inside: the minimum lies on the edge"),
         ([0, 2, 1], "none certain inside the map; minima 0, 1 lie on its edge, not counted"),
         ([3, 0, 2, 0.5, 2, 1], "no: 2 inside the map; minimum 2 lies on its edge, not counted"),
         ([3, 0, 2, 0.5, 3], "no: 2 are certain"),
@@ -104,41 +97,37 @@ def test_a_periodic_axis_has_no_edge():
 
 def test_some_basins_certain():
     found = on_a_line([9, 0, 5, 1, 5, 4.99, 9], 0.02)
-    assert headline(found) == "2 basins are certain, 1 more is not."
-    assert found.tree.sentences()[0].startswith(
-        "3 basins: 2 are certain (deeper than the 95 % bound"
+    assert headline(found) == found.tree.sentences()[0]
+    assert headline(found) == (
+        "2 basins are certain; the other minimum is within the error of the map (less deep "
+        f"than the 95 % bound of {found.tree.threshold:.2g})."
     )
-    assert found.tree.sentences()[0].endswith("1 is within the error of the map.")
 
 
 def test_only_the_deepest_is_certain():
     found = on_a_line([9, 0, 1, 0.9, 9], 0.2)
-    assert headline(found).startswith("One basin is certain; every other minimum")
-    assert (
-        "only the deepest one is certain: the other one is within" in found.tree.sentences()[0]
-    )
+    assert headline(found).startswith("One basin is certain; the other minimum is within")
     several = on_a_line([9, 0, 1, 0.9, 1, 0.8, 9], 0.2)
-    assert "the other 2 are within" in several.tree.sentences()[0]
+    assert "every other minimum is within" in several.tree.sentences()[0]
 
 
 def test_without_errors_nothing_is_called_certain():
     found = on_a_line([3, 0, 2, 1, 3])
-    assert headline(found) == "2 basins on this map, of unknown certainty."
     assert found.tree.sentences() == (
-        "2 basins; which are certain is unknown: 5 of 5 values have no standard error.",
+        "2 minima; which of them have certain basins is unknown: 5 of 5 values have no "
+        "standard error.",
     )
+    assert headline(found) == found.tree.sentences()[0]
     assert not any("all certain" in sentence for sentence in reading(found))
 
 
 def test_a_flat_map_says_nothing():
     found = on_a_line([1.0, 1.01, 1.0, 1.01, 1.0], 1.0)
-    assert headline(found) == (
-        "Flat within its error: only the lowest basin, which every map has, is certain."
-    )
-    assert "ranges over less than the 95 % bound" in found.tree.sentences()[0]
+    assert headline(found).endswith("only the lowest basin, which every map has, is certain.")
+    assert "range over 0.01, less than their 95 % bound" in found.tree.sentences()[0]
     assert (
         on_a_line([2, 2, 2]).tree.sentences()[0]
-        == "The loss is the same everywhere on the map."
+        == "The loss is the same everywhere on this map."
     )
 
 
@@ -147,7 +136,7 @@ def test_walls_part_the_map():
     assert "Points without a finite loss part the map into 2 pieces." in found.tree.sentences()
     assert found.tree.parts == 2
     uncertain = on_a_line([1, 0, 0.9, 0.89, np.nan, 0, 1], 0.01)
-    assert "only the deepest of each piece is certain" in uncertain.tree.sentences()[0]
+    assert "Only the deepest basin of each piece is certain" in uncertain.tree.sentences()[0]
 
 
 def ring(height, noise):

@@ -274,8 +274,12 @@ def test_bars_table_and_tree_say_the_same_of_a_minimum_on_the_edge(error, sure, 
     seen, _, _ = drive(page, CORNERS, tmp_path)
     found = seen["result"]
     assert found["hollow"] == [False, True]
-    start = "1 of unknown certainty (gray)" if sure is None else "1 certain inside the map"
-    assert found["counts"] == f"{start}; 1 on the edge of the map (hollow), not counted."
+    told = {
+        True: "1 certain inside the map; 1 on the edge of the map (hollow), not counted.",
+        False: "1 certain; 1 within the error (gray), on the edge of the map (hollow).",
+        None: "2 of unknown certainty (gray), 1 of them on the edge of the map (hollow).",
+    }
+    assert found["counts"] == told[sure]
     verdict = {True: "", False: "within the error; ", None: ""}[sure]
     row = "unknown" if sure is None else f"{verdict}on the edge of the map, not counted"
     assert read_minima(survey)[1] == row

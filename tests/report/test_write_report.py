@@ -170,7 +170,7 @@ def test_a_map_without_errors_claims_no_certainty():
     assert "certain minima" not in names
     assert not any(name.startswith("pass of") for name in names)
     words = " ".join(Page(render(found)).words)
-    assert "unknown certainty" in words
+    assert "which of them have certain basins is unknown" in words
     assert found.tree.why_unknown in words
     figures = json.dumps(Page(render(found)).figures)
     assert '"certain"' not in figures
@@ -253,7 +253,7 @@ def test_the_questions_have_answers_no_surer_than_the_errors():
     assert arrival.value.endswith("lower nearby")
     assert trust.value.startswith("± ")
     unknown = page_room.page_of(survey_of(sample_map("double well"))).questions
-    assert unknown[0].value == "2 seen, certainty unknown"
+    assert unknown[0].value == "2 minima, certainty unknown"
     assert unknown[1].value == "not known"
 
 

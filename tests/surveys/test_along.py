@@ -51,6 +51,17 @@ def test_each_map_holds_the_loss_of_its_checkpoint_where_it_lies(task):
     assert one.landscape.values[1, 1] == pytest.approx(task.value(states[1]), rel=1e-5)
 
 
+def test_the_change_is_paired_with_the_first_checkpoint(task):
+    states = path_of(task)
+    found = list(la.survey_along(task, states, points=3))
+    assert found[0].change.value == 0.0
+    for survey, state in zip(found[1:], states[1:], strict=True):
+        gaps = task.example_losses(state) - task.example_losses(states[0])
+        assert survey.change.value == pytest.approx(float(gaps.mean()), rel=1e-5)
+        error = float(gaps.std(correction=1)) / len(gaps) ** 0.5
+        assert survey.change.stderr == pytest.approx(error, rel=1e-5)
+
+
 def _through(task, states, survey):
     from lossatlas.landscape.checkpoints import plane_of, states_of
     from lossatlas.surveys.along import _parallel

@@ -9,7 +9,7 @@ import cases
 import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.objective.guessing import guessed_classes
-from lossatlas.surveys.lowest_point import lowest_difference
+from lossatlas.surveys.extremes import Extremes
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import survey_of
 
@@ -163,7 +163,7 @@ def test_an_interpolated_minimum_is_computed_before_the_weights_lie_above_it():
     computed[2] = False
     values = land.values.copy()
     values[2] = -1.0
-    found = lowest_difference(objective, plane, replace(land, values=values, computed=computed))
+    found = Extremes(objective, plane, replace(land, values=values, computed=computed)).lowest()
     assert found.value == pytest.approx(np.nanmin(land.values) - objective.value(), rel=1e-5)
     assert found.value > 0
     assert found.name.startswith("lowest computed point")

@@ -74,7 +74,7 @@ def survey_training(
     written |= write_pictures(surveys[-1], settings.figures, settings.folder)
     if settings.film is not None:
         written["film"] = write_film(surveys, settings.film)
-    rows = [(f"step {step}", str(s.loss), s.headline() or s.tree.headline())
+    rows = [(f"step {step}", str(s.loss), s.headline())
             for step, s in zip(steps, surveys, strict=True)]  # fmt: skip
     losses = [{"step": step, "loss": survey.loss.value, "stderr": survey.loss.stderr}
               for step, survey in zip(steps, surveys, strict=True)]  # fmt: skip

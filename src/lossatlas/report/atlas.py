@@ -29,7 +29,7 @@ from lossatlas.report.page import page_of, parts_of, template
 from lossatlas.report.results import kind_in_words
 from lossatlas.result import Estimate, Result
 from lossatlas.surveys import Survey
-from lossatlas.text import count, cut_off, distinct, number, plain, with_error
+from lossatlas.text import count, cut_off, distinct, number, plain, with_ends, with_error
 
 Source: TypeAlias = Result | str | Path
 # Numbers of a run that every page of an atlas can hold without becoming unreadable.
@@ -342,16 +342,35 @@ def _before_after(first: Estimate, last: Estimate) -> tuple[str, str]:
 def _loss_over_steps(run: Run) -> str:
     first, last = run.surveys[0], run.surveys[-1]
     if len(run.surveys) == 1:
-        return last.tree.headline()
-    start, end = _before_after(first.loss, last.loss)
+        return last.headline()
     ways = f"from step {number(run.steps[0], 9)} to {number(run.steps[-1], 9)}"
-    moves = "falls" if last.loss.value < first.loss.value else "rises"
-    text = f"The loss {moves} from {start} to {end}, {ways}"
-    if last.loss.value == first.loss.value:
-        text = f"The loss stays at {start}, {ways}"
+    text = f"{_moves('The loss', first.loss, last.loss)}, {ways}{_paired(last.change)}"
     for name, each in list(last.metrics.items())[:1]:
         if name in first.metrics:
-            before, after = _before_after(first.metrics[name], each)
-            moves = f"goes from {before} to {after}" if before != after else f"stays at {after}"
-            text += f"; {cut_off(name, 24)} {moves}"
-    return f"{text}. At the end: {last.tree.headline()}"
+            text += f"; {_moves(cut_off(name, 24), first.metrics[name], each)}"
+    return f"{text}. At the end: {last.headline()}"
+
+
+# Without a direction: the errors of both are those of each alone, on the same examples.
+def _moves(name: str, first: Estimate, last: Estimate) -> str:
+    before, after = _before_after(first, last)
+    return (
+        f"{name} goes from {before} to {after}"
+        if before != after
+        else f"{name} stays at {after}"
+    )
+
+
+def _paired(change: Estimate | None) -> str:
+    if change is None or change.why_no_error is not None:
+        return ""
+    low, high = change.interval()
+    size = sorted((abs(low), abs(high)))
+    if low <= 0 <= high:
+        value, ends = with_ends(change.value, low, high)
+        return (
+            f", a change of {value} {ends} on the same {change.sample_unit}, within its error"
+        )
+    value, ends = with_ends(abs(change.value), *size)
+    moves = "fall" if high < 0 else "rise"
+    return f", a {moves} of {value} {ends} on the same {change.sample_unit} (95 % interval)"

@@ -127,8 +127,9 @@ def frame_of(survey: Survey, step: float, tracks: Mapping[int, int]) -> Plain:
             cut_off(name, 24): with_error(each.value, each.error)
             for name, each in survey.metrics.items()
         },
-        "headline": survey.headline() or survey.tree.headline(),
-        "alt": f"Lowest loss {low}, highest {high}. {survey.tree.headline()}",
+        "headline": survey.headline(),
+        "counts": survey.tree.counts.legend,
+        "alt": f"Lowest loss {low}, highest {high}. {survey.headline()}",
         "threshold": survey.tree.threshold,
     }
 
@@ -249,13 +250,20 @@ def number_rows(survey: Survey) -> dict[str, tuple[Estimate, list[float]]]:
     """Estimates of a survey by name: at the weights, then of instruments, then of the map."""
     estimates = survey.estimates()
     measured = {e.name for result in survey.findings.values() for e in result.estimates()}
-    chief = 1 + len(survey.metrics)
+    chief = len(survey.at_weights)
     order = sorted(estimates[chief:], key=lambda e: e.name not in measured)
     return {
-        plain(each.name): (each, [each.value, each.error])
+        plain(each.name): (each, [each.value, *_error(each)])
         for each in (*estimates[:chief], *order)
         if not each.is_minor and each.name
     }
+
+
+# The error, or both ends of an interval that is no error on either side.
+def _error(estimate: Estimate) -> list[float]:
+    if estimate.ends is not None:
+        return list(estimate.ends)
+    return [estimate.error]
 
 
 def _shown(value: Any) -> Any:

@@ -20,7 +20,7 @@ def headline(survey: Survey) -> str:
     Returns:
         How many basins there are and how sure that is.
     """
-    return survey.tree.headline()
+    return survey.headline()
 
 
 def questions(survey: Survey) -> tuple[Card, ...]:

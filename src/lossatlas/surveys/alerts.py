@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lossatlas.intervals import t_quantile
 from lossatlas.objective.chance import ChanceLevel
+from lossatlas.result import Estimate
 from lossatlas.text import number, percent, with_error
 
 if TYPE_CHECKING:
@@ -24,39 +25,66 @@ def alerts(survey: "Survey") -> tuple[str, ...]:
     """
     untrained = "These weights are untrained: what follows describes an initialization."
     said = (untrained,) if survey.provenance.settings.get("untrained") else ()
-    return (*said, *(_by_accuracy(survey) or _by_loss(survey)))
+    return (*said, *_at_chance(survey))
 
 
-def _by_accuracy(survey: "Survey") -> tuple[str, ...]:
+# A model is no guess once one measure beats guessing. With rare classes the best accuracy may be
+# that of always naming the common one, while the loss tells what was learned.
+def _at_chance(survey: "Survey") -> tuple[str, ...]:
+    findings = [_by_accuracy(survey), _by_balanced_accuracy(survey), _by_loss(survey)]
+    known = [found for found in findings if found is not None]
+    return () if "" in known else tuple(known[:1])
+
+
+# Each of the three: what says that the weights guess, "" where they do not, None if not known.
+def _by_accuracy(survey: "Survey") -> str | None:
     guess = survey.provenance.settings.get("chance")
     accuracy = survey.metrics.get("accuracy")
     if not isinstance(guess, Mapping) or accuracy is None:
-        return ()
+        return None
     share, classes = float(guess["share"]), int(guess["classes"])
-    allowed = float(t_quantile(0.95, max(accuracy.samples, 2))) * accuracy.stderr
-    if accuracy.value > share + allowed:
-        return ()
+    if _is_above(accuracy, share):
+        return ""
     text = with_error(accuracy.value, accuracy.stderr)
     return (
         f"These weights are at chance: accuracy {text}, where always naming the largest of "
-        f"{classes} classes gives {percent(share)}.",
+        f"{classes} classes gives {percent(share)}."
     )
 
 
-def _by_loss(survey: "Survey") -> tuple[str, ...]:
+def _by_balanced_accuracy(survey: "Survey") -> str | None:
+    guess = survey.provenance.settings.get("chance")
+    balanced = survey.metrics.get("balanced accuracy", survey.metrics.get("balanced_accuracy"))
+    if not isinstance(guess, Mapping) or balanced is None:
+        return None
+    share, text = 1 / int(guess["classes"]), with_error(balanced.value, balanced.stderr)
+    if _is_above(balanced, share):
+        return ""
+    return (
+        f"These weights are at chance: balanced accuracy {text}, where guessing gives "
+        f"{percent(share)}."
+    )
+
+
+def _is_above(measured: Estimate, chance: float) -> bool:
+    allowed = float(t_quantile(0.95, max(measured.samples, 2))) * measured.error
+    return measured.value > chance + (allowed if math.isfinite(allowed) else 0.0)
+
+
+def _by_loss(survey: "Survey") -> str | None:
     settings, loss = survey.provenance.settings, survey.loss
     classes, constant = settings.get("classes"), settings.get("constant_loss")
     by_classes = isinstance(classes, int) and classes > 1
     if isinstance(classes, int) and by_classes:
         constant = math.log(classes)
-    if not isinstance(constant, float):
-        return ()
+    if not isinstance(constant, float) or not math.isfinite(loss.value):
+        return None
     level = ChanceLevel(loss.value, loss.stderr, loss.samples, constant, is_guessed=by_classes)
-    if not math.isfinite(loss.value) or not level.is_at_chance:
-        return ()
+    if not level.is_at_chance:
+        return ""
     if not by_classes:
-        return (f"{level.sentence}.",)
+        return f"{level.sentence}."
     return (
         f"These weights are at chance: loss {with_error(loss.value, loss.stderr)}, where equal "
-        f"probabilities for {classes:,} classes give {number(constant, 4)}.",
+        f"probabilities for {classes:,} classes give {number(constant, 4)}."
     )

@@ -22,9 +22,11 @@ from lossatlas.landscape.plane import Plane, check_objective
 from lossatlas.linalg.params import Params, add
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
+from lossatlas.result import Estimate
 from lossatlas.surveys.result_cache import instruments_ledger
 from lossatlas.surveys.results import Survey
 from lossatlas.surveys.survey import survey
+from lossatlas.weights.paired import PairedLosses
 
 
 @public
@@ -85,11 +87,13 @@ def survey_along(
         options["span"] = common.bounds
     home = None if folder is None else check_path("folder", folder)
 
+    start = _Start(states[0])
+
     def each() -> Iterator[Survey]:
         for k, state in enumerate(states):
             plane = _parallel(common, state, k)
             with _holding(objective, state) as here:
-                measured = _surveyed(here, plane, numbers[k], home, options)
+                measured = _surveyed(here, plane, numbers[k], home, options, start=start)
             # Whoever takes it finds the model as it was.
             yield measured
 
@@ -107,8 +111,31 @@ def _steps(steps: Sequence[int] | None, count: int) -> Sequence[int]:
     return numbers
 
 
+class _Start:
+    """The losses of the first checkpoint, which every other one is compared with."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._sums: NDArray[np.float64] | None = None
+
+    def change(self, objective: Objective) -> Estimate:
+        """Loss at the weights minus that at the first checkpoint, on the same examples."""
+        paired = PairedLosses(objective)
+        if self._sums is None:
+            self._sums = paired.sums(self._state.whole)
+        here = paired.sums(objective.params)
+        change = paired.difference(here, self._sums, _CHANGE, "loss")
+        return replace(change, meaning=f"paired on the same {objective.unit}")
+
+
 def _surveyed(
-    objective: Objective, plane: Plane, step: int, home: Path | None, options: Mapping[str, Any]
+    objective: Objective,
+    plane: Plane,
+    step: int,
+    home: Path | None,
+    options: Mapping[str, Any],
+    *,
+    start: _Start,
 ) -> Survey:
     place = None if home is None else home / f"{step:08d}.nc"
     settings: dict[str, Any] = {"step": step, "grid": plane.fingerprint()}
@@ -120,7 +147,8 @@ def _surveyed(
     measured = survey(objective, plane=plane, resume=ledger, **options)
     land = replace(measured.landscape, landmark_values={})
     record = replace(measured.provenance, settings={**measured.provenance.settings, **settings})
-    measured = replace(measured, landscape=land, provenance=record)
+    change = start.change(objective)
+    measured = replace(measured, landscape=land, provenance=record, change=change)
     if place is not None and ledger is not None:
         measured.save(place)
         for path in (ledger, instruments_ledger(ledger)):
@@ -128,6 +156,7 @@ def _surveyed(
     return measured
 
 
+_CHANGE = "loss at the weights minus that at the first checkpoint"
 # What makes another survey of the same weights.
 _DECIDES = frozenset(
     {"points", "span", "metrics", "connectivity", "min_share", "curvature", "instruments", "lr",

@@ -13,7 +13,7 @@ from lossatlas.landscape.landscape import Landscape
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, estimate_row, result
 from lossatlas.surveys.alerts import alerts
-from lossatlas.text import count, cut_off, with_error
+from lossatlas.text import cut_off, with_ends, with_error
 from lossatlas.topology import (
     Diagram,
     MergeTree,
@@ -46,6 +46,11 @@ class Survey(Result):
         lowest: loss at the lowest computed point of the map minus that at the weights, on the
             same examples; its interval allows for the lowest of many points being low by
             luck. None where it was not measured.
+        loss_range: loss at the highest computed point of the map minus that at the lowest, on
+            the same examples; its interval holds for all pairs of points at once. None where
+            it was not measured.
+        change: loss at the weights minus that at the first checkpoint of a training, on the
+            same examples; None where it was not measured.
     """
 
     title: str
@@ -60,17 +65,16 @@ class Survey(Result):
     provenance: Provenance = field(default_factory=Provenance)
     checked: tuple[str, ...] = ()
     lowest: Estimate | None = None
+    loss_range: Estimate | None = None
+    change: Estimate | None = None
 
     def __repr__(self) -> str:
-        basins = count(len(self.tree), "basin")
         names = cut_off(", ".join(self.findings) or "none", 160)
         loss = with_error(self.loss.value, self.loss.stderr)
         size = " x ".join(map(str, self.landscape.values.shape))
-        unknown = self.tree.why_unknown
-        sure = "certainty unknown" if unknown else f"{self.certain_basins} certain"
         return (
             f"<Survey of {cut_off(self.title) or 'a model'}: loss {loss}, "
-            f"{size} map, {basins}, {sure}; "
+            f"{size} map, {self.tree.counts.short}; "
             f"instruments: {names}>"
         )
 
@@ -120,8 +124,20 @@ class Survey(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The loss and the metrics at the weights, the lowest point, numbers of every part."""
-        parts = (each for part in self._parts() for each in part.estimates())
-        return (*self._at_weights, *parts)
+        map_ = (*self.map_estimates(), *self.landscape.sampling_estimates())
+        found = (each for one in self.findings.values() for each in one.estimates())
+        return (
+            *self.at_weights,
+            *self.tree.estimates(),
+            *self.diagram.estimates(),
+            *map_,
+            *found,
+        )
+
+    def map_estimates(self) -> tuple[Estimate, ...]:
+        """Heights of the map; its range with the paired error where that was measured."""
+        paired = {} if self.loss_range is None else {self.loss_range.name: self.loss_range}
+        return tuple(paired.get(e.name, e) for e in self.landscape.loss_estimates())
 
     def cited(self) -> tuple[Reference, ...]:
         """The papers of every part, each use of them once."""
@@ -130,15 +146,50 @@ class Survey(Result):
         return tuple(papers.values())
 
     @property
-    def _at_weights(self) -> tuple[Estimate, ...]:
+    def at_weights(self) -> tuple[Estimate, ...]:
+        """The loss and the metrics at the weights, and paired differences from them."""
         own = {"loss": self.loss, **self.metrics}
-        lowest = () if self.lowest is None else (self.lowest,)
-        return (*(_at_weights(name, found) for name, found in own.items()), *lowest)
+        paired = (each for each in (self.lowest, self.change) if each is not None)
+        return (*(_at_weights(name, found) for name, found in own.items()), *paired)
 
     def sentences(self) -> tuple[str, ...]:
         """Whether the weights are at chance, what every part says, and what is not measured."""
-        said = (sentence for part in self._parts() for sentence in part.sentences())
-        return (*alerts(self), *said, *self.unavailable)
+        others = (self.diagram, self.landscape, *self.findings.values())
+        said = (sentence for part in others for sentence in part.sentences())
+        return (*alerts(self), *self.basin_sentences(), *said, *self.unavailable)
+
+    def headline(self) -> str:
+        """How many basins there are and how sure that is; whether the map is flat.
+
+        A map whose range is within the bound on its errors is called flat only where the
+        paired difference of its highest and lowest loss is within its error too.
+
+        Returns:
+            One sentence.
+        """
+        return self._within_error() or self.tree.headline()
+
+    def basin_sentences(self) -> tuple[str, ...]:
+        """The headline, and what else the merge tree says."""
+        return (self.headline(), *self.tree.sentences()[1:])
+
+    def _within_error(self) -> str:
+        found, counts = self.loss_range, self.tree.counts
+        is_known = found is not None and found.why_no_error is None
+        if found is None or not is_known or counts.is_constant or not counts.is_within_error:
+            return ""
+        low, high = found.interval()
+        value, ends = with_ends(found.value, low, high)
+        same = f"on the same {found.sample_unit}"
+        if low <= 0:
+            return (
+                "Flat within its error: the highest and the lowest computed loss differ by "
+                f"{value} {same}, 95 % interval {ends} for the largest of all differences."
+            )
+        return (
+            f"The losses on this map range over {value} {same}, 95 % interval {ends}: it is "
+            "not flat, but which basins are certain takes more examples than these."
+        )
 
     @property
     def unavailable(self) -> tuple[str, ...]:
@@ -179,11 +230,13 @@ class Survey(Result):
         Returns:
             See `Result.rows`.
         """
-        tree, diagram, land, *instruments = (part.rows() for part in self._parts())
+        tree, diagram, _, *instruments = (part.rows() for part in self._parts())
+        heights = (*self.map_estimates(), *self.landscape.sampling_estimates())
+        land = [estimate_row(each) for each in heights if not each.is_minor]
         # Both are judged by one threshold.
         known = {name for name, *_ in tree}
         bars = [row for row in diagram if row[0] not in known]
-        own = [estimate_row(each) for each in self._at_weights]
+        own = [estimate_row(each) for each in self.at_weights]
         return [*own, *tree, *bars, *land, *(row for rows in instruments for row in rows)]
 
     def _parts(self) -> tuple[Result, ...]:

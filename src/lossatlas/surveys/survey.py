@@ -38,7 +38,7 @@ from lossatlas.objective.chance import chance_level
 from lossatlas.objective.guessing import guessed_classes
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
-from lossatlas.surveys.lowest_point import lowest_difference
+from lossatlas.surveys.extremes import Extremes
 from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
 from lossatlas.topology import merge_tree, persistence
@@ -152,6 +152,7 @@ def survey(
     context = Context(objective, seed, lr, optimizer, trail, {}, momentum)
     findings = _findings(context, tools, resume, stage)
     numbers = objective.evaluate_all(metrics or {})
+    extremes = Extremes(objective, ground, land)
     return Survey(
         title=title or type(objective.model).__name__,
         loss=numbers.pop("loss"),
@@ -163,7 +164,8 @@ def survey(
         seconds=time.monotonic() - started,
         notes=(*_failed(objective), *land.notes),
         checked=objective.checked,
-        lowest=lowest_difference(objective, ground, land),
+        lowest=extremes.lowest(),
+        loss_range=extremes.range(),
         provenance=_record(land, seed, _asked(tools, lr, momentum) | _guessing(objective)),
     )
 

@@ -12,7 +12,8 @@ from lossatlas.plots import trees
 from lossatlas.plots.chart import backends
 from lossatlas.plots.scale import scale_of
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.text import as_sentence, count, number
+from lossatlas.text import number
+from lossatlas.topology.basin_counts import BasinCounts, edge_words
 from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints
 
@@ -74,7 +75,7 @@ class MergeTree(Result):
         >>> tree.minima_values, tree.saddle_values
         (array([0., 1.]), array([2.]))
         >>> tree.headline()
-        '2 basins, all deeper than the 95 % bound of 0.2.'
+        '2 basins, all certain: each is deeper than the 95 % bound of 0.2.'
     """
 
     minima: Ints
@@ -139,22 +140,30 @@ class MergeTree(Result):
         return edge
 
     @property
+    def counts(self) -> BasinCounts:
+        """Which minima are certain basins; every sentence and picture counts by it."""
+        extent = self.high - self.low
+        return BasinCounts(
+            self.certain, self.on_edge, self.parts, extent, self.threshold, self.why_unknown
+        )
+
+    @property
     def open_minima(self) -> Ints:
         """Numbers of the certain minima on the edge, where the loss may fall on outside."""
-        return np.flatnonzero(self.certain & self.on_edge)
+        return self.counts.edge
 
     @property
     def counted(self) -> Bools:
         """True for the certain minima that count as basins: none on the edge of the map.
 
-        Of a map that is flat within its error the lowest one counts, wherever it lies.
+        Of a map whose whole range is within its error the lowest one counts, wherever it lies.
         """
-        return self.certain if self.is_flat else self.certain & ~self.on_edge
+        return self.counts.counted
 
     @property
     def certain_count(self) -> int:
         """How many certain minima have a basin of their own: none on the edge of the map."""
-        return int(self.counted.sum())
+        return self.counts.basins
 
     def coordinates(self, points: Ints) -> Ints:
         """Grid indices of flat indices.
@@ -270,26 +279,13 @@ class MergeTree(Result):
         return int(np.count_nonzero(np.isposinf(self.persistences)))
 
     @property
-    def is_flat(self) -> bool:
-        """Whether the whole range of the field is within its error."""
-        extent = self.high - self.low
-        return extent == 0 or 0 < extent <= self.threshold
+    def is_within_error(self) -> bool:
+        """Whether the whole range of the field is within the bound on its errors."""
+        return self.counts.is_within_error
 
     def headline(self) -> str:
         """How many basins there are and how sure that is, in one sentence."""
-        total, basins = len(self), count(len(self), "basin")
-        if self.high == self.low:
-            return "The loss is the same everywhere on this map."
-        if self.is_flat:
-            return (
-                "Flat within its error: only the lowest basin, which every map has, is certain."
-            )
-        if total == 1:
-            where = ", its minimum on the edge of the map" if self.open_minima.size else ""
-            return f"One basin at this scale{where}."
-        if self.why_unknown:
-            return f"{basins} on this map, of unknown certainty."
-        return _certain_headline(self)
+        return self.counts.headline()
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Number of minima, the certain ones, mean depths, the saddles of certain basins."""
@@ -363,11 +359,14 @@ class MergeTree(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """How many basins there are, which are certain, how high the saddles between them."""
-        if self.high == self.low:
-            return ("The loss is the same everywhere on the map.",)
-        sentences = [_count_sentence(self)]
-        if len(self) > 1 and self.open_minima.size:
-            sentences.append(_edge_sentence(self.open_minima))
+        counts = self.counts
+        sentences = [counts.headline()]
+        if counts.is_constant:
+            return tuple(sentences)
+        if len(self) > 1 and counts.edge.size:
+            has, own = ("has", "its") if counts.edge.size == 1 else ("have", "their")
+            which = edge_words(counts.edge).partition(" lie")[0]
+            sentences.append(f"A wider span shows whether {which} {has} a basin of {own} own.")
         if self.parts > 1:
             sentences.append(
                 f"Points without a finite loss part the map into {self.parts} pieces."
@@ -385,12 +384,7 @@ class MergeTree(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """The tree itself, and the profile of its nested basins."""
-        sure = f", {self.certain_count} certain"
-        if self.open_minima.size and not self.is_flat:
-            sure += f" and {self.open_minima.size} on the edge of the map"
-        minima = count(len(self), "minimum", "minima") + (
-            ", certainty unknown" if self.why_unknown else sure
-        )
+        minima = self.counts.short
         scale = scale_of(self.values)
         return (
             Figure(
@@ -419,102 +413,8 @@ def check_tree(tree: object) -> None:
         )
 
 
-def _some_certain(certain: int, rest: int) -> str:
-    if certain == 1:
-        return "One basin is certain; every other minimum is within the error of the map."
-    return f"{certain} basins are certain, {rest} more {'is' if rest == 1 else 'are'} not."
-
-
-def edge_words(minima: Ints, where: str = "its edge") -> str:
-    """Which minima lie on the edge of a map.
-
-    Args:
-        minima: their numbers; at least one.
-        where: what the edge is called.
-
-    Returns:
-        As in "minimum 1 lies on its edge".
-    """
-    names = ", ".join(map(str, minima.tolist()[:_MOST_SADDLES]))
-    if minima.size == 1:
-        return f"minimum {names} lies on {where}"
-    more = ", ..." if minima.size > _MOST_SADDLES else ""
-    return f"minima {names}{more} lie on {where}"
-
-
-def _certain_headline(tree: MergeTree) -> str:
-    total, certain = len(tree), int(tree.certain.sum())
-    if tree.open_minima.size:
-        return _edge_headline(tree)
-    if certain == total:
-        bound = number(tree.threshold, 2)
-        return f"{count(total, 'basin')}, all deeper than the 95 % bound of {bound}."
-    return _some_certain(certain, total - certain)
-
-
-def _edge_headline(tree: MergeTree) -> str:
-    inside, edge = int((tree.certain & ~tree.on_edge).sum()), tree.open_minima
-    start = "No basin" if not inside else "One basin" if inside == 1 else f"{inside} basins"
-    are, counts = "are" if inside > 1 else "is", "is" if edge.size == 1 else "are"
-    return (
-        f"{start} inside the map {are} certain; {edge_words(edge)}, where the loss may go on "
-        f"falling, and {counts} not counted."
-    )
-
-
-def _edge_sentence(minima: Ints) -> str:
-    words = edge_words(minima, "the edge of the map")
-    proves = "it is no proof" if minima.size == 1 else "they are no proof"
-    return (
-        f"{words[0].upper()}{words[1:]}, where the loss may go on falling: {proves} of another "
-        "basin; widen the span."
-    )
-
-
 def _exact(value: float, name: str, why: str, meaning: str = "", *, unit: str = "") -> Estimate:
     return Estimate(float(value), why_no_error=why, name=name, meaning=meaning, unit=unit)
-
-
-def _count_sentence(tree: MergeTree) -> str:
-    bound = f"the 95 % bound of {number(tree.threshold, 2)}"
-    total, certain = len(tree), int(tree.certain.sum())
-    if tree.is_flat:
-        return (
-            f"The whole map ranges over less than {bound}: no basin on it is certain but the "
-            "lowest, which every map has."
-        )
-    if total == 1:
-        where = "its minimum on the edge of the map" if tree.open_minima.size else "it"
-        start = "One basin at this scale: from every point of the map the way down"
-        return f"{start} leads to {where}."
-    # On the edge a minimum is certain, but not that it has a basin of its own.
-    edge = tree.open_minima
-    basin = ("minimum", "minima") if edge.size else ("basin", None)
-    basins, rest = count(total, *basin), total - certain
-    if tree.why_unknown:
-        return as_sentence(f"{basins}; which are certain is unknown: {tree.why_unknown}")
-    if not rest and not edge.size:
-        return f"{basins}, all certain: each is deeper than {bound}."
-    return _uncertain_sentence(tree, basins, bound)
-
-
-def _uncertain_sentence(tree: MergeTree, basins: str, bound: str) -> str:
-    total, certain = len(tree), int(tree.certain.sum())
-    if tree.open_minima.size:
-        return f"{basins}, {certain} of them deeper than {bound}. {_edge_headline(tree)}"
-    rest = total - certain
-    are = "is" if rest == 1 else "are"
-    if certain == tree.parts:
-        which = "the deepest one is" if tree.parts == 1 else "the deepest of each piece is"
-        other = "one" if rest == 1 else rest
-        return (
-            f"{basins}, but only {which} certain: the other {other} {are} within the error of "
-            f"the map (less deep than {bound})."
-        )
-    return (
-        f"{basins}: {certain} are certain (deeper than {bound}), {rest} {are} within the error "
-        "of the map."
-    )
 
 
 def _with_bound(value: float, threshold: float) -> str:

@@ -41,7 +41,7 @@ def loss_map_section(survey: Survey) -> Section:
         sentences=(*read_center(survey), *land.loss_sentences()),
         tiles=_tiles(survey),
         figures=_figures(survey),
-        estimates=(*_at_weights(survey), *land.loss_estimates()),
+        estimates=(*_at_weights(survey), *survey.map_estimates()),
         references=land.cited(),
     )
 

@@ -6,9 +6,7 @@ from lossatlas.report.contents import Card, Section
 from lossatlas.result import Table
 from lossatlas.surveys import Survey
 from lossatlas.text import as_sentence, number, with_error
-from lossatlas.topology import MergeTree
 from lossatlas.topology.certainty import rarest_sentence
-from lossatlas.topology.mergetree import edge_words
 
 
 def topology_section(survey: Survey) -> Section:
@@ -38,35 +36,14 @@ def topology_section(survey: Survey) -> Section:
 
 def read_topology(survey: Survey) -> tuple[str, ...]:
     """Basins, loops, and whether the grid is fine enough for them."""
-    results = (survey.tree, survey.diagram, survey.resolution)
-    sentences = [sentence for shown in results for sentence in shown.sentences()]
-    return (*sentences, *_rarest(survey))
+    said = (*survey.diagram.sentences(), *survey.resolution.sentences())
+    return (*survey.basin_sentences(), *said, *_rarest(survey))
 
 
 def basins_question(survey: Survey) -> Card:
     """Whether the map is one basin, and how sure that is."""
-    tree = survey.tree
-    value, mark = _one_basin(tree)
+    value, mark = survey.tree.counts.answer()
     return Card("Is it one basin?", value, mark=mark, sentences=read_topology(survey))
-
-
-def _one_basin(tree: MergeTree) -> tuple[str, str]:
-    sure, total, edge = int(tree.certain.sum()), len(tree), tree.open_minima
-    mark = "" if tree.why_unknown else "sure"
-    if total == 1:
-        return ("yes, but its minimum lies on the edge", "") if edge.size else ("yes", mark)
-    if tree.why_unknown:
-        return f"{total:,} seen, certainty unknown", mark
-    if not edge.size:
-        return (
-            "yes, within the error of the map" if sure <= 1 else f"no: {sure:,} are certain",
-            mark,
-        )
-    inside, uncounted = sure - edge.size, f"{edge_words(edge)}, not counted"
-    if inside > 1:
-        return f"no: {inside:,} inside the map; {uncounted}", mark
-    start = "yes, inside the map" if inside else "none certain inside the map"
-    return f"{start}; {uncounted}", ""
 
 
 def _rarest(survey: Survey) -> list[str]:
@@ -93,14 +70,10 @@ def _lead(survey: Survey) -> str:
 
 
 def _minima(survey: Survey) -> tuple[Table, ...]:
-    land, tree = survey.landscape, survey.tree
+    land, tree, counts = survey.landscape, survey.tree, survey.tree.counts
     marks = marked_minima(land, tree)
     rows = []
     for k, basin in enumerate(marks.numbers.tolist()):
-        verdict = "certain" if tree.certain[basin] else "within the error"
-        if tree.on_edge[basin] and not tree.counted[basin]:
-            verdict = "" if tree.certain[basin] else f"{verdict}; "
-            verdict += "on the edge of the map, not counted"
         rows.append(
             (
                 str(basin),
@@ -108,7 +81,7 @@ def _minima(survey: Survey) -> tuple[Table, ...]:
                 with_error(float(marks.values[k]), float(marks.stderr[k])),
                 number(float(marks.persistences[k]), 3),
                 f"{100 * tree.volumes[basin] / land.finite.sum():.3g} %",
-                "unknown" if tree.why_unknown else verdict,
+                counts.verdict(basin),
             )
         )
     hidden = len(tree) - len(rows)

@@ -147,6 +147,9 @@
   }
 
   // Numbers over the steps: a small chart each, with its errors and a cursor.
+  // A number is [value, error], or [value, low, high] where its interval is not the error on either side.
+  const ends = ([v, e, high]) => (high !== undefined ? (e === null || high === null ? null : [e, high]) : e ? [v - e, v + e] : null);
+  const errorText = ([v, e, high]) => (!ends([v, e, high]) ? "" : high !== undefined ? `\u00a0[${Scene.short(e, 2)}, ${Scene.short(high, 2)}]` : `\u00a0±\u00a0${Scene.short(e, 2)}`);
   const W = 320, H = 110, PAD = { l: 44, r: 8, t: 8, b: 20 };
   function chart(name) {
     const series = [run(), ...(state.beside >= 0 ? [run(1)] : [])].map((r) => ({ r, n: r.numbers.find((n) => n.name === name) })).filter((s) => s.n);
@@ -159,8 +162,8 @@
     svg.setAttribute("aria-label", `${name} over the steps. ${about.meaning}`);
     const values = points.map((p) => p[1]), low = Math.min(...values), high = Math.max(...values);
     const log = low > 0 && high / low > 30, to = (v) => (log ? Math.log10(Math.max(v, low / 10)) : v);
-    const errors = points.filter((p) => p[2] !== null), bottom = Math.min(to(low), ...errors.map((p) => to(Math.max(p[1] - p[2], log ? low / 3 : -Infinity))));
-    const top = Math.max(to(high), ...errors.map((p) => to(p[1] + p[2]))), span = top - bottom || Math.abs(top) || 1;
+    const errors = points.map((p) => ends(p.slice(1))).filter(Boolean), bottom = Math.min(to(low), ...errors.map((p) => to(Math.max(p[0], log ? low / 3 : -Infinity))));
+    const top = Math.max(to(high), ...errors.map((p) => to(p[1]))), span = top - bottom || Math.abs(top) || 1;
     const x0 = Math.min(...points.map((p) => p[0])), x1 = Math.max(...points.map((p) => p[0]));
     const X = (s) => PAD.l + ((s - x0) / (x1 - x0 || 1)) * (W - PAD.l - PAD.r), Y = (v) => H - PAD.b - ((to(v) - bottom) / span) * (H - PAD.t - PAD.b);
     const add = (tag, look, words) => { const node = document.createElementNS(svg.namespaceURI, tag); for (const k in look) node.setAttribute(k, look[k]); if (words !== undefined) node.textContent = words; svg.append(node); return node; };
@@ -170,14 +173,14 @@
     const mark = add("line", { y1: PAD.t - 4, y2: H - PAD.b + 3, stroke: "var(--muted)", "stroke-dasharray": "3 3" });
     series.forEach(({ r, n }, k) => {
       const color = k ? "var(--accent)" : "var(--sure)", shown = n.values.map((v, i) => v && v[0] !== null && [r.steps[i], ...v]).filter(Boolean);
-      for (const [s, v, e] of shown) if (e) add("line", { x1: X(s), x2: X(s), y1: Y(v - e), y2: Y(v + e), stroke: color, "stroke-opacity": 0.45, "stroke-width": 3 });
+      for (const [s, ...v] of shown) if (ends(v)) add("line", { x1: X(s), x2: X(s), y1: Y(ends(v)[0]), y2: Y(ends(v)[1]), stroke: color, "stroke-opacity": 0.45, "stroke-width": 3 });
       add("polyline", { points: shown.map(([s, v]) => `${X(s)},${Y(v)}`).join(" "), fill: "none", stroke: color, "stroke-width": 1.6, "vector-effect": "non-scaling-stroke" });
       if (shown.length < 60) for (const [s, v] of shown) add("circle", { cx: X(s), cy: Y(v), r: 2.4, fill: color });
     });
     svg.cursor = (step) => {
       mark.setAttribute("x1", X(step)); mark.setAttribute("x2", X(step));
       const found = series[0].n.values[state.step];
-      cell.querySelector(".now").textContent = found && found[0] !== null ? `${Scene.short(found[0])}${found[1] ? `\u00a0±\u00a0${Scene.short(found[1], 2)}` : ""}` : "–";
+      cell.querySelector(".now").textContent = found && found[0] !== null ? `${Scene.short(found[0])}${errorText(found)}` : "–";
     };
     svg.addEventListener("click", (event) => {
       const box = svg.getBoundingClientRect(), s = x0 + (((event.clientX - box.left) / box.width) * W - PAD.l) / (W - PAD.l - PAD.r) * (x1 - x0);

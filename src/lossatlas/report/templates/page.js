@@ -236,14 +236,8 @@
       row.addEventListener("click", () => fly(bar));
       return row;
     }));
-    // Where no bar ends there is no end of the axis to name.
-    ends[0].textContent = Scene.short(frame.scale.low, 3); ends[1].textContent = most.length ? Scene.short(top, 3) : "";
-    // Counted as the headline counts: a minimum on the edge of the map proves no basin.
-    const inside = frame.bars.filter((b) => !b.edge), sure = inside.filter((b) => b.certain).length, edge = frame.bars.length - inside.length, rest = inside.length - sure;
-    const known = frame.threshold !== null, counts = known ? [`${sure} certain${edge ? " inside the map" : ""}`] : [];
-    if (rest) counts.push(known ? `${rest} within the error (gray)` : `${rest} of unknown certainty (gray)`);
-    if (edge) counts.push(`${edge} on the edge of the map (hollow), not counted`);
-    place.querySelector(".counts").textContent = `${counts.join("; ")}.`;
+    ends[0].textContent = Scene.short(frame.scale.low, 3); ends[1].textContent = Scene.short(top, 3);
+    place.querySelector(".counts").textContent = frame.counts;
   }
   // What is on the screen is drawn before the page has loaded: pictures of it are taken then.
   for (const entry of figures.values()) {
