@@ -28,8 +28,8 @@ def alerts(survey: "Survey") -> tuple[str, ...]:
     return (*said, *_at_chance(survey))
 
 
-# A model is no guess once one measure beats guessing. With rare classes the best accuracy may be
-# that of always naming the common one, while the loss tells what was learned.
+# With rare classes the best accuracy may be that of always naming the common one, while loss
+# and balanced accuracy show what was learned: one measure above guessing is enough.
 def _at_chance(survey: "Survey") -> tuple[str, ...]:
     findings = [_by_accuracy(survey), _by_balanced_accuracy(survey), _by_loss(survey)]
     known = [found for found in findings if found is not None]

@@ -148,11 +148,9 @@ def survey(
         progress=progress,
     )
     land = _with_values(land, objective, states)
-    trail = tuple(state.whole for state in states)
-    context = Context(objective, seed, lr, optimizer, trail, {}, momentum)
+    context = Context(objective, seed, lr, optimizer, _whole(states), {}, momentum)
     findings = _findings(context, tools, resume, stage)
-    numbers = objective.evaluate_all(metrics or {})
-    extremes = Extremes(objective, ground, land)
+    numbers, extremes = objective.evaluate_all(metrics or {}), Extremes(objective, ground, land)
     return Survey(
         title=title or type(objective.model).__name__,
         loss=numbers.pop("loss"),
@@ -168,6 +166,10 @@ def survey(
         loss_range=extremes.range(),
         provenance=_record(land, seed, _asked(tools, lr, momentum) | _guessing(objective)),
     )
+
+
+def _whole(states: Sequence[State]) -> tuple[Params, ...]:
+    return tuple(state.whole for state in states)
 
 
 def _asked(tools: Sequence[Instrument], lr: float | None, momentum: float) -> dict[str, Any]:

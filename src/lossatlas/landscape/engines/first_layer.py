@@ -83,7 +83,8 @@ class FirstLayer:
     def __init__(
         self, name: str, module: nn.Module, corners: Sequence[Params], *, keep: bool
     ) -> None:
-        self.names = [f"{name}.weight", f"{name}.bias"]
+        # A model that is one layer has no name before its dot.
+        self.names = [f"{name}.{part}".lstrip(".") for part in ("weight", "bias")]
         self.module = module
         self._corners = [[corner.get(key) for key in self.names] for corner in corners]
         own = [getattr(module, part) for part in ("weight", "bias")]
@@ -91,6 +92,9 @@ class FirstLayer:
             # What the plane does not move stays where it is: constant, no direction.
             if self._corners[0][index] is None and isinstance(value, Tensor):
                 self._corners[0][index] = value.detach()
+        # Of the layer as it is: within an engine its weights stand for all points at once, and
+        # what is made of them would be kept as if it held for every call.
+        self._zero = torch.zeros_like(own[0].detach())
         self._keep = keep
         self._cache: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
 
@@ -118,7 +122,7 @@ class FirstLayer:
 
     def _apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         module = cast(nn.Conv2d, self.module)
-        weight = torch.zeros_like(module.weight) if weight is None else weight
+        weight = self._zero if weight is None else weight
         if isinstance(self.module, nn.Linear):
             return torch.nn.functional.linear(x, weight, bias)
         return cast(Tensor, module._conv_forward(x, weight, bias))
