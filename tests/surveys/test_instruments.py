@@ -11,7 +11,7 @@ import cases
 import lossatlas as la
 from lossatlas.curvature import chosen, instruments
 from lossatlas.curvature.activations import read_head
-from lossatlas.curvature.stability import warm_adam
+from lossatlas.curvature.assumed_optimizers import warm_adam
 from lossatlas.errors import ArgumentError, LossError, ResumeError, UnknownNameError
 from lossatlas.io import from_bytes, to_bytes
 from lossatlas.surveys import eigen_plane

@@ -28,6 +28,7 @@ from lossatlas.curvature.instrument import (
 )
 from lossatlas.curvature.krylov_memory import spectrum_memory
 from lossatlas.curvature.learning_coefficient import LearningCoefficient, learning_coefficient
+from lossatlas.curvature.learning_rate import LearningRate
 from lossatlas.curvature.matrices import empirical_fisher, fisher, gauss_newton, hessian
 from lossatlas.curvature.memory_plan import MemoryPlan, plan_memory
 from lossatlas.curvature.operators import CurvatureOperator
@@ -51,7 +52,7 @@ from lossatlas.curvature.sharpness import (
 )
 from lossatlas.curvature.similarity import Similarity, cka
 from lossatlas.curvature.spectrum import Spectrum, spectrum
-from lossatlas.curvature.stability import LearningRate, Stability, edge_of_stability
+from lossatlas.curvature.stability import Stability, edge_of_stability
 from lossatlas.curvature.trace import Diagonal, diagonal, frobenius_norm, trace
 
 __all__ = [

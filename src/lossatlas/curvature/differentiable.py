@@ -14,6 +14,7 @@ from lossatlas.errors import LossError, NonFiniteError
 from lossatlas.guard import patched
 from lossatlas.linalg.params import on_host
 from lossatlas.objective.graph import nodes_behind
+from lossatlas.objective.recurrent import unfused_recurrent_layers
 from lossatlas.objective.user_code import wrap_errors
 
 _MISSING = re.compile(r"derivative for '?(?:aten::)?([\w:]+)'? is not implemented")
@@ -88,8 +89,7 @@ def second_derivatives(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(patched(*_WEIGHT_NORMS))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        stack.enter_context(unfused_recurrent_layers(model))
         try:
             yield
         except (RuntimeError, LossError) as error:

@@ -18,6 +18,7 @@ from lossatlas.memory import free_memory
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import batch_size
 from lossatlas.objective.pass_memory import PassMemory, bytes_of, pass_memory
+from lossatlas.objective.recurrent import has_recurrent_layers
 from lossatlas.result import Estimate, Result, quantity, result
 from lossatlas.text import byte_size
 
@@ -388,8 +389,8 @@ def _planned(
     held, run, largest = max(parts, key=lambda each: each[0] + each[1])
     kinds = {phase.run for phase in model(sizes, **options)}
     check = _check(objective, sizes, passes, kinds)
-    recurrent = any(isinstance(module, nn.RNNBase) for module in objective.model.modules())
-    return MemoryPlan(instrument, held, run, check, at_most=largest.at_most, at_least=recurrent)
+    at_least = has_recurrent_layers(objective.model)
+    return MemoryPlan(instrument, held, run, check, at_most=largest.at_most, at_least=at_least)
 
 
 def _check_options(instrument: str, options: dict[str, Any]) -> None:

@@ -1,68 +1,51 @@
 """The edge of stability: how the step of an optimizer stands to the sharpest curvature."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.curvature.arguments import check_objective
-from lossatlas.curvature.instrument import Context, Parts, instrument
+from lossatlas.curvature.batch_statistics import as_in_training
 from lossatlas.curvature.krylov_memory import RAN_OUT, KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import hessian
-from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.optimizer_names import named_with_momentum
-from lossatlas.curvature.pieces import pieces_of
+from lossatlas.curvature.optimizer_steps import (
+    OptimizerLike,
+    common_setting,
+    edge_of_groups,
+    step_scales,
+    unwrap_optimizer,
+    used_groups,
+)
 from lossatlas.curvature.selfcheck import CheckedResult, ensure_curvature, says_checks
-from lossatlas.errors import ArgumentError, AtlasError, ModelError
 from lossatlas.linalg.extremes import converge
 from lossatlas.linalg.krylov import Lanczos
 from lossatlas.objective import Objective
-from lossatlas.objective.batches import Batch, batch_size
 from lossatlas.objective.chance import ChanceLevel, chance_level
 from lossatlas.objective.lines import coarse_rounding
-from lossatlas.objective.modes import norm_layers
-from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
+from lossatlas.objective.point import tracks_statistics
+from lossatlas.result import Estimate, Figure, Reference, chart_of, result
 from lossatlas.rng import generator
 from lossatlas.text import number, percent, told_apart
 
-# Adam's second moments come from at least so many sets of at most so many examples.
-_SETS, _SET = 8, 32
 # From here on shares of the edge are written with digits enough to be below it.
 _NEAR = 0.99
-_NO_RATE = (
-    "no learning rate was given; pass lr= or optimizer= (--lr 0.1 on the command line) to "
-    "compare it with the curvature"
-)
 _NAMES = {"adam": "Adam", "nadam": "NAdam"}
-_UNJUDGED = "cannot be judged: these weights predict no better than a constant"
-_REFERENCE = Reference(
+CANNOT_BE_JUDGED = "cannot be judged: these weights predict no better than a constant"
+EDGE_OF_STABILITY = Reference(
     "edge of stability",
     "J. M. Cohen, S. Kaur, Y. Li, J. Z. Kolter, A. Talwalkar. Gradient Descent on Neural "
     "Networks Typically Occurs at the Edge of Stability. ICLR 2021.",
     "https://arxiv.org/abs/2103.00065",
 )
-_SERVED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)
 
 
-class Steps(Protocol):
-    """What is read of an optimizer: any of `torch.optim` will do."""
-
-    @property
-    def param_groups(self) -> Sequence[Mapping[str, Any]]:
-        """Groups of parameters with their settings."""
-
-    @property
-    def state(self) -> Mapping[Tensor, Mapping[str, Any]]:
-        """What is kept of each parameter."""
-
-
-@result("stability", references=(_REFERENCE,))
+@result("stability", references=(EDGE_OF_STABILITY,))
 class Stability(CheckedResult):
     """The largest curvature in units of the optimizer's own steps.
 
@@ -113,15 +96,16 @@ class Stability(CheckedResult):
     @property
     def highest_lr(self) -> float:
         """The learning rate at the edge; NaN where it is not known or nothing curves up."""
-        known = self.reached and self.ratio > 0
-        return self.lr / self.ratio if known else math.nan
+        is_known = self.reached and self.ratio > 0
+        return self.lr / self.ratio if is_known else math.nan
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The sharpness in units of the steps, and its share of the edge, with error bounds."""
         edge = f"the edge of stability is at {self.threshold:.3g} for {self.optimizer}"
-        kind = "running" if self.by_running_statistics else "batch"
-        known = self.by_running_statistics or self.by_batch_statistics
-        statistics = f"with {kind} statistics" if known else ""
+        statistics = ""
+        if self.by_running_statistics or self.by_batch_statistics:
+            kind = "running" if self.by_running_statistics else "batch"
+            statistics = f"with {kind} statistics"
         chance = "" if self.is_judged else "at weights no better than a constant prediction"
         sharpness = Estimate(
             self.sharpness,
@@ -132,15 +116,16 @@ class Stability(CheckedResult):
             name="learning rate x largest eigenvalue",
             meaning="; ".join(filter(None, (edge, statistics, chance, self.note))),
         )
-        bound, meaning = self.bound / self.threshold, "above 1 steps grow on a quadratic"
-        return (
+        meaning = "above 1 steps grow on a quadratic"
+        share = replace(
             sharpness,
-            replace(
-                sharpness, value=self.ratio, bound=bound, products=0,
-                name="share of the edge of stability",
-                meaning="; ".join(filter(None, (meaning, statistics, chance))),
-            ),
-        )  # fmt: skip
+            value=self.ratio,
+            bound=self.bound / self.threshold,
+            products=0,
+            name="share of the edge of stability",
+            meaning="; ".join(filter(None, (meaning, statistics, chance))),
+        )
+        return sharpness, share
 
     def answer(self, optimizer: str | None = None) -> tuple[str, str]:
         """Whether the learning rate is too high.
@@ -153,7 +138,7 @@ class Stability(CheckedResult):
         """
         steps = optimizer or self.optimizer
         if not self.is_judged:
-            return _UNJUDGED, ""
+            return CANNOT_BE_JUDGED, ""
         if math.isnan(self.sharpness + self.bound):
             return "not known", ""
         if abs(self.sharpness - self.threshold) <= self.bound:
@@ -169,15 +154,15 @@ class Stability(CheckedResult):
     @property
     def verdict(self) -> str:
         """The answer without the optimizer's name, as in "no (edge at 0.2)"."""
-        word = self.answer()[0].split(":")[0].partition(" for ")[0]
-        if word not in ("yes", "no"):
-            return word
+        answer = self.answer()[0].split(":")[0].partition(" for ")[0]
+        if answer not in ("yes", "no"):
+            return answer
         if math.isnan(self.highest_lr):
-            return f"{word} ({number(100 * max(self.ratio, 0.0), 2)} % of the edge)"
-        return f"{word} (the edge is {number(self.highest_lr, 2)})"
+            return f"{answer} ({number(100 * max(self.ratio, 0.0), 2)} % of the edge)"
+        return f"{answer} (the edge is {number(self.highest_lr, 2)})"
 
-    # The rate and the one at the edge, or else their ratio.
     def _against(self, steps: str, side: str, share: str) -> str:
+        # The rate and the one at the edge, or else their ratio.
         if math.isnan(self.highest_lr):
             return f"{share} the edge for {steps}"
         lr, edge = self._rates()
@@ -196,9 +181,9 @@ class Stability(CheckedResult):
     def remarks(self) -> tuple[str, ...]:
         """What limits the answer: weights at chance, the statistics of normalization layers."""
         return (
-            *(() if self.is_judged else (_unjudged(self),)),
-            *((_RUNNING,) if self.by_running_statistics else ()),
-            *((_BATCH,) if self.by_batch_statistics else ()),
+            *(() if self.is_judged else (_chance_remark(self),)),
+            *((_RUNNING_STATISTICS,) if self.by_running_statistics else ()),
+            *((_BATCH_STATISTICS,) if self.by_batch_statistics else ()),
         )
 
     def sentence(self, optimizer: str) -> str:
@@ -237,10 +222,11 @@ class Stability(CheckedResult):
 
     def figures(self) -> tuple[Figure, ...]:
         """The ratio to the edge."""
-        return (_edge_figure({self.optimizer: self}),)
+        return (edge_figure({self.optimizer: self}),)
 
 
-def _edge_figure(stabilities: Mapping[str, Stability]) -> Figure:
+def edge_figure(stabilities: Mapping[str, Stability]) -> Figure:
+    """The ratios of some optimizers to the edge in one picture."""
     import numpy as np
 
     from lossatlas.plots.rows import Dots, rows_chart
@@ -262,78 +248,7 @@ def _edge_figure(stabilities: Mapping[str, Stability]) -> Figure:
     return chart_of("edge", title, chart, caption=caption, alt=alt, wide=True)
 
 
-@result("learning_rate", references=(_REFERENCE,))
-class LearningRate(Result):
-    """A learning rate against the edge of stability, for several optimizers.
-
-    Attributes:
-        descent: for SGD, without momentum where none was stated.
-        adam: on Adam's scale; second moments of sets of at most 32 examples at these weights,
-            as if they had converged there.
-        optimizer: for an optimizer with its state.
-    """
-
-    descent: Stability | None = None
-    adam: Stability | None = None
-    optimizer: Stability | None = None
-
-    @property
-    def _known(self) -> dict[str, Stability]:
-        stabilities = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in stabilities.items() if value is not None}
-
-    def estimates(self) -> tuple[Estimate, ...]:
-        """One number for each optimizer."""
-        known = self._known
-        several = len(known) > 1
-        note = f"; second moments of sets of at most {_SET} examples, at these weights"
-        return tuple(
-            replace(
-                each,
-                name=f"{each.name}, {_steps(key, stability)}" if several else each.name,
-                meaning=each.meaning + (note if key == "adam" else ""),
-            )
-            for key, stability in known.items()
-            for each in stability.estimates()
-        )
-
-    def sentences(self) -> tuple[str, ...]:
-        """On which side of the edge each is."""
-        known = self._known
-        said = [stability.sentence(_steps(key, stability)) for key, stability in known.items()]
-        said += dict.fromkeys(text for each in known.values() for text in each.remarks())
-        return (*said, *((_CONVERGED,) if self.adam is not None else ()))
-
-    def answer(self) -> tuple[str, str]:
-        """Whether the rate is too high, for the given optimizer, else for each known one."""
-        if self.optimizer is not None:
-            return self.optimizer.answer()
-        known = self._known
-        if len(known) == 1:
-            ((key, stability),) = known.items()
-            return stability.answer(_NAMES["adam"] if key == "adam" else None)
-        if known and not any(stability.is_judged for stability in known.values()):
-            return _UNJUDGED, ""
-        # Which of them takes the steps is not known: a mark only where they agree.
-        marks = {stability.answer()[1] for stability in known.values()}
-        words = (
-            f"{_steps(key, stability)}: {stability.verdict}" for key, stability in known.items()
-        )
-        return "; ".join(words), marks.pop() if len(marks) == 1 else ""
-
-    def figures(self) -> tuple[Figure, ...]:
-        """All ratios to the edge in one picture."""
-        stabilities = {_steps(key, value): value for key, value in self._known.items()}
-        return (_edge_figure(stabilities),) if stabilities else ()
-
-
-def _steps(key: str, stability: Stability) -> str:
-    if key == "optimizer":
-        return f"the given optimizer ({stability.optimizer})"
-    return _NAMES["adam"] if key == "adam" else stability.optimizer
-
-
-def _unjudged(stability: Stability) -> str:
+def _chance_remark(stability: Stability) -> str:
     assert stability.chance is not None
     rate = f"{stability.lr:g}" if math.isfinite(stability.lr) else "RATE"
     return (
@@ -344,137 +259,21 @@ def _unjudged(stability: Stability) -> str:
     )
 
 
-_RUNNING = (
+_RUNNING_STATISTICS = (
     "Normalization layers used their running statistics here. Where a training uses those of "
     "each batch its curvature is another one, most of all in Adam's units for weights just "
     "before such a layer."
 )
-_BATCH = (
+_BATCH_STATISTICS = (
     "Normalization layers used the statistics of each batch here, as in training; dropout is "
     "off."
 )
-_CONVERGED = (
-    "The number for Adam assumes that its second moments have converged at these weights; at "
-    "the start of a training steps may diverge at a rate below this edge."
-)
-
-
-@instrument(
-    "stability",
-    title="Edge of stability",
-    question="Is my learning rate too high?",
-    group="steps",
-    cost="40 products, one pass of gradients",
-    needs="a learning rate or an optimizer; 8 examples",
-    references=(_REFERENCE,),
-    reads=LearningRate,
-    headline="learning rate x curvature",
-    place=1,
-)
-def survey_stability(context: Context) -> Parts:
-    """The learning rate against the edge of stability."""
-    objective, lr, optimizer = context.objective, context.lr, context.optimizer
-
-    def edge(steps: Steps) -> Stability:
-        return edge_of_stability(objective, steps, seed=context.seed)
-
-    parts: Parts = {}
-    if lr is not None:
-        parts["descent"] = lambda: edge(_descent(objective, lr, context.momentum))
-        if optimizer is None or not has_second_moments(optimizer):
-            parts["adam"] = lambda: edge(warm_adam(objective, lr))
-    if optimizer is not None:
-        parts["optimizer"] = lambda: edge(optimizer)
-    return parts or {"descent": _without_rate}
-
-
-def has_second_moments(optimizer: Steps) -> bool:
-    """Whether an optimizer brings second moments of its own, as a trained Adam does."""
-    steps = getattr(optimizer, "optimizer", optimizer)
-    states = getattr(steps, "state", {}).values()
-    return any("exp_avg_sq" in state for state in states)
-
-
-def _without_rate() -> Stability:
-    raise ArgumentError(_NO_RATE)
-
-
-@dataclass(frozen=True, eq=False)
-class OptimizerState:
-    """How an optimizer would step from here. One of torch's takes seconds to build at first.
-
-    Attributes:
-        param_groups: as those of torch's optimizers.
-        state: as theirs.
-    """
-
-    param_groups: Sequence[Mapping[str, Any]]
-    state: Mapping[Tensor, Mapping[str, Any]]
-
-
-def _parameters(objective: Objective) -> list[torch.nn.Parameter]:
-    every = dict(objective.model.named_parameters())
-    return [every[name] for name in objective.names]
-
-
-def _descent(objective: Objective, lr: float, momentum: float) -> OptimizerState:
-    params = _parameters(objective)
-    group = {"params": params, "lr": lr, "momentum": momentum, "nesterov": False}
-    return OptimizerState([group], {})
-
-
-def warm_adam(objective: Objective, lr: float) -> OptimizerState:
-    """Adam as if its second moments had converged at these weights."""
-    objective = as_in_training(objective)
-    pieces = _pieces(objective)
-    if len(pieces) < _SETS:
-        raise ArgumentError(
-            f"Adam's second moments need {_SETS} sets of examples; there are {len(pieces)}: "
-            "take more examples, or pass a trained Adam as `optimizer`."
-        )
-    squares = {name: torch.zeros_like(value) for name, value in objective.params.items()}
-    for piece in pieces:
-        for name, value in objective.part([piece]).gradient().items():
-            squares[name] += value**2 / len(pieces)
-    parameters = _parameters(objective)
-    group = {"params": parameters, "lr": lr, "betas": (0.9, 0.999), "eps": 1e-8}
-    state: dict[Tensor, Mapping[str, Any]] = {
-        parameter: {"step": math.inf, "exp_avg_sq": squares[name]}
-        for name, parameter in zip(squares, parameters, strict=True)
-    }
-    return OptimizerState([group], state)
-
-
-def _pieces(objective: Objective) -> list[Batch]:
-    sizes = objective.map_batches(batch_size)
-    if objective.mode == "train" and len(sizes) >= _SETS:
-        return objective.map_batches(lambda batch: batch)
-    # One example has no statistics of its own.
-    smallest = 2 if objective.mode == "train" else 1
-    return pieces_of(objective, max(smallest, min(_SET, sum(sizes) // _SETS)))
-
-
-def as_in_training(objective: Objective) -> Objective:
-    """The objective with batch statistics in layers that use these in training."""
-    layers = [layer for layer in norm_layers(objective.model) if layer.track_running_stats]
-    # In a model that trains, layers that do not are frozen.
-    frozen = objective.model.training and not any(layer.training for layer in layers)
-    if objective.mode != "eval" or not layers or frozen:
-        return objective
-    found = objective.part()
-    found.mode = "train"
-    try:
-        found.value()
-    except AtlasError:
-        # A batch of one example has no statistics.
-        return objective
-    return found
 
 
 @says_checks
 def edge_of_stability(
     objective: Objective,
-    optimizer: Steps,
+    optimizer: OptimizerLike,
     *,
     tolerance: float = 1e-3,
     limit: int = 200,
@@ -533,159 +332,37 @@ def edge_of_stability(
     check_objective(objective)
     check_positive("tolerance", tolerance)
     check_at_least("limit", limit, 1)
-    optimizer, objective = _unwrapped(optimizer), as_in_training(objective)
-    rule, threshold = _threshold(optimizer, objective)
+    optimizer, objective = unwrap_optimizer(optimizer), as_in_training(objective)
+    groups = used_groups(optimizer, objective)
+    rule, threshold = edge_of_groups(optimizer, groups)
     plan = plan_krylov(objective, KrylovRequest(1, limit))
     # Before weights are copied, because a check holds several copies itself.
     ensure_curvature(objective, "hessian")
     matrix = hessian(objective)
-    scale, decay = _scales(objective, optimizer, matrix, rule)
-    drawn = generator(seed, "start", device=matrix.device)
-    start = torch.randn(matrix.size, generator=drawn, dtype=matrix.dtype, device=matrix.device)
+    scale, decay = step_scales(objective, optimizer, matrix, rule)
+    random = generator(seed, "start", device=matrix.device)
+    start = torch.randn(matrix.size, generator=random, dtype=matrix.dtype, device=matrix.device)
 
     def apply(vector: Tensor) -> Tensor:
-        inner = scale * vector
-        return scale * (matrix.flat(inner) + decay * inner)
+        scaled = scale * vector
+        return scale * (matrix.flat(scaled) + decay * scaled)
 
-    lanczos = Lanczos(apply, start, drawn, plan.storage)
+    lanczos = Lanczos(apply, start, random, plan.storage)
     ritz, reached = converge(lanczos, top=1, bottom=0, tolerance=tolerance, limit=limit)
     value = float(ritz.values[-1])
+    has_statistics = tracks_statistics(objective.model)
     return Stability(
-        value,
-        float(ritz.bounds[-1]) + coarse_rounding(objective) * abs(value),
-        threshold,
-        value / threshold,
-        rule,
-        matrix.count,
-        reached,
-        _common_rate(optimizer, objective),
-        "; ".join(filter(None, (plan.note, RAN_OUT if lanczos.full else ""))),
-        objective.mode != "train" and _has_statistics(objective),
-        objective.mode == "train" and _has_statistics(objective),
-        _momentum(optimizer, objective),
-        chance_level(objective),
+        sharpness=value,
+        bound=float(ritz.bounds[-1]) + coarse_rounding(objective) * abs(value),
+        threshold=threshold,
+        ratio=value / threshold,
+        rule=rule,
+        products=matrix.count,
+        reached=reached,
+        lr=common_setting(groups, "lr"),
+        note="; ".join(filter(None, (plan.note, RAN_OUT if lanczos.full else ""))),
+        by_running_statistics=has_statistics and objective.mode != "train",
+        by_batch_statistics=has_statistics and objective.mode == "train",
+        momentum=common_setting(groups, "momentum"),
+        chance=chance_level(objective),
     )
-
-
-def _has_statistics(objective: Objective) -> bool:
-    return any(layer.track_running_stats for layer in norm_layers(objective.model))
-
-
-def _unwrapped(optimizer: Steps) -> Steps:
-    # Frameworks hand out optimizers in a shell of their own.
-    inner = getattr(optimizer, "optimizer", None)
-    while isinstance(inner, Optimizer):
-        optimizer, inner = inner, getattr(inner, "optimizer", None)
-    other = isinstance(optimizer, Optimizer) and not isinstance(optimizer, _SERVED)
-    if other or not hasattr(optimizer, "param_groups"):
-        raise _refused(type(optimizer).__name__)
-    return optimizer
-
-
-def _refused(got: str) -> ArgumentError:
-    return ArgumentError(
-        "`optimizer` must be SGD or of Adam's kind (Adam, AdamW, NAdam), or a subclass; got "
-        f"{got}, whose edge is not known: compare lr x spectrum(objective, top=1).top[0] with "
-        "2, the edge of plain steps."
-    )
-
-
-def _used_groups(optimizer: Steps, objective: Objective) -> Sequence[Mapping[str, Any]]:
-    every = dict(objective.model.named_parameters())
-    moved = {id(every[name]) for name in objective.names}
-    used = [
-        group
-        for group in optimizer.param_groups
-        if any(id(parameter) in moved for parameter in group["params"])
-    ]
-    return used or optimizer.param_groups
-
-
-def _common_rate(optimizer: Steps, objective: Objective) -> float:
-    rates = {float(group["lr"]) for group in _used_groups(optimizer, objective)}
-    return rates.pop() if len(rates) == 1 else math.nan
-
-
-def _momentum(optimizer: Steps, objective: Objective) -> float:
-    momenta = {float(g.get("momentum", math.nan)) for g in _used_groups(optimizer, objective)}
-    return momenta.pop() if len(momenta) == 1 else math.nan
-
-
-def _threshold(optimizer: Steps, objective: Objective) -> tuple[str, float]:
-    edges = {_edge_of(optimizer, group) for group in _used_groups(optimizer, objective)}
-    if len(edges) > 1:
-        raise ArgumentError(
-            "`optimizer` has groups with different momenta, and no common edge; measure them "
-            "one by one with an objective of their parameters."
-        )
-    return edges.pop()
-
-
-def _edge_of(optimizer: Steps, group: Mapping[str, Any]) -> tuple[str, float]:
-    if group.get("maximize"):
-        raise ArgumentError("`optimizer` maximizes; the edge is known for descent only.")
-    if "betas" in group:
-        beta = float(group["betas"][0])
-        if isinstance(optimizer, torch.optim.NAdam):
-            return "nadam", _edge_of_nadam(optimizer, group, beta)
-        return "adam", 2 * (1 + beta) / (1 - beta)
-    if "momentum" not in group or "nesterov" not in group:
-        raise _refused(type(optimizer).__name__)
-    momentum, dampening = float(group["momentum"]), float(group.get("dampening", 0.0))
-    if not momentum:
-        return "descent", 2.0
-    if group["nesterov"]:
-        return "nesterov", 2 * (1 + momentum) / (1 + 2 * momentum)
-    return "momentum", 2 * (1 + momentum) / (1 - dampening)
-
-
-def _edge_of_nadam(optimizer: Steps, group: Mapping[str, Any], beta: float) -> float:
-    # With z the curvature times the step, a step on a quadratic is the matrix
-    # [[1 - z (1 - now + next (1 - beta)), -next beta], [z (1 - beta), beta]] on the weight and
-    # the mean gradient; the threshold is the z that gives it the eigenvalue -1.
-    states = [optimizer.state.get(parameter, {}) for parameter in group["params"]]
-    step = max((float(state["step"]) for state in states if "step" in state), default=0.0)
-    rate = float(group["momentum_decay"])
-    now, then = (beta * (1 - 0.5 * 0.96 ** (rate * place)) for place in (step, step + 1))
-    edge: float = 2 * (1 + beta) / ((1 + beta) * (1 - now) + (1 - beta) * then)
-    return edge
-
-
-def _scales(
-    objective: Objective, optimizer: Steps, matrix: CurvatureOperator, rule: str
-) -> tuple[Tensor, Tensor]:
-    every = dict(objective.model.named_parameters())
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    steps, decays = {}, {}
-    for name, value in matrix.params.items():
-        parameter = every[name]
-        group = groups.get(id(parameter))
-        if group is None:
-            steps[name], decays[name] = torch.zeros_like(value), torch.zeros_like(value)
-            continue
-        step = torch.full_like(value, math.sqrt(float(group["lr"])))
-        if rule in ("adam", "nadam"):
-            step = step / _root(optimizer, parameter, group, name).sqrt()
-        steps[name] = step
-        decoupled = group.get("decoupled_weight_decay", False)
-        decay = 0.0 if decoupled else float(group.get("weight_decay", 0.0))
-        decays[name] = torch.full_like(value, decay)
-    if not any(bool(step.any()) for step in steps.values()):
-        raise ModelError(
-            "`optimizer` moves none of the objective's parameters (or its rates are zero); "
-            "build both from the same model."
-        )
-    return matrix.flatten(steps), matrix.flatten(decays)
-
-
-def _root(optimizer: Steps, parameter: Tensor, group: Mapping[str, Any], name: str) -> Tensor:
-    # What Adam divides by: sqrt(second moment, bias removed) + eps.
-    state = optimizer.state.get(parameter, {})
-    key = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
-    if key not in state:
-        raise ArgumentError(
-            f"`optimizer` has no second moment of '{name}' yet; take a step before asking."
-        )
-    correction = 1 - float(group["betas"][1]) ** float(state["step"])
-    root: Tensor = (state[key] / correction).sqrt() + float(group["eps"])
-    return root

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Adam, NAdam, Optimizer
 
-from lossatlas.curvature.stability import Steps, edge_of_stability, warm_adam
+from lossatlas.curvature.assumed_optimizers import warm_adam
+from lossatlas.curvature.optimizer_steps import OptimizerLike
+from lossatlas.curvature.stability import edge_of_stability
 from lossatlas.errors import AtlasError
 from lossatlas.io.records import record
 from lossatlas.monitoring.replay import Batch, Loss, RecordedStep, Replay, Snapshot
@@ -505,7 +507,7 @@ class _Case:
                 replay.model, replay.loss, self.references or [self.spike.batch], check=False,
                 derivatives="unchecked",
             )  # fmt: skip
-            steps: Steps = replay.optimizer
+            steps: OptimizerLike = replay.optimizer
             if isinstance(steps, Adam | NAdam) and not steps.state:
                 steps = warm_adam(objective, float(steps.param_groups[0]["lr"]))
             stability = edge_of_stability(objective, steps, tolerance=0.05, limit=40)

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -12,8 +12,17 @@ from lossatlas.errors import ArgumentError, ModelError, UnknownNameError
 from lossatlas.objective.in_place import offloaded
 from lossatlas.objective.remedies import why_nothing_moves
 
+if TYPE_CHECKING:
+    from lossatlas.objective.objective import Objective
+
 # A piece of many parameters at once, in which single ones cannot be separated.
 _FLAT = "FlatParameter"
+
+
+def own_parameters(objective: "Objective") -> dict[str, nn.Parameter]:
+    """The parameters of the model itself that an objective moves, by name."""
+    parameters = dict(objective.model.named_parameters())
+    return {name: parameters[name] for name in objective.names}
 
 
 def select(model: nn.Module, patterns: str | Iterable[str] | None) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from lossatlas.errors import ArgumentError, LossError
 from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.modes import norm_layers
+from lossatlas.objective.names import own_parameters
 from lossatlas.objective.user_code import wrap_errors
 
 Floats = NDArray[np.float64]
@@ -78,8 +79,8 @@ def _sgd(optimizer: object, momentum: float) -> BuildOptimizer:
 
 # The same class and settings, without its state; groups keep the ratios of their rates.
 def _like(optimizer: Optimizer, objective: Objective) -> BuildOptimizer:
-    every = dict(objective.model.named_parameters())
-    place = {id(every[name]): at for at, name in enumerate(objective.names)}
+    parameters = own_parameters(objective).values()
+    place = {id(parameter): index for index, parameter in enumerate(parameters)}
     highest = max(float(group["lr"]) for group in optimizer.param_groups)
     held = [
         [place[id(p)] for p in g["params"] if id(p) in place] for g in optimizer.param_groups

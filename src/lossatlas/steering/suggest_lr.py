@@ -6,24 +6,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 from torch.optim import Adam, NAdam, Optimizer
 
 from lossatlas.checks import check_at_least, check_kind, check_positive
+from lossatlas.curvature.assumed_optimizers import warm_adam
 from lossatlas.curvature.gradient_noise import gradient_noise
 from lossatlas.curvature.optimizer_names import optimizer_name
-from lossatlas.curvature.stability import (
+from lossatlas.curvature.optimizer_steps import (
+    OptimizerLike,
     OptimizerState,
-    Steps,
-    edge_of_stability,
     has_second_moments,
-    warm_adam,
 )
+from lossatlas.curvature.stability import edge_of_stability
 from lossatlas.errors import ArgumentError, AtlasError
 from lossatlas.executor import Progress, show_progress
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import known_length
 from lossatlas.objective.chance import chance_level
+from lossatlas.objective.names import own_parameters
 from lossatlas.result import Estimate
 from lossatlas.steering.held_out import divide_data, needed_batches
 from lossatlas.steering.lr_scaling import scaled_range, scaled_rate
@@ -192,7 +192,7 @@ def _suggestion(
         lr=scaled_rate(best, updates, horizon),
         low=low,
         high=high,
-        optimizer=optimizer_name(runs.build(list(_parameters(runs.training)), 1.0)),
+        optimizer=optimizer_name(runs.build([*own_parameters(runs.training).values()], 1.0)),
         updates=updates,
         horizon=horizon,
         passes=passes,
@@ -212,18 +212,13 @@ def _suggestion(
     )
 
 
-def _parameters(objective: Objective) -> list[nn.Parameter]:
-    params = dict(objective.model.named_parameters())
-    return [params[name] for name in objective.names]
-
-
 def _edge(
     objective: Objective, build: BuildOptimizer, given: Any, seed: int
 ) -> tuple[Estimate, tuple[str, ...]]:
     # The rate at which the sharpest direction of a quadratic begins to grow.
     name = "largest stable learning rate"
     try:
-        steps: Steps = build(_parameters(objective), 1.0)
+        steps: OptimizerLike = build(list(own_parameters(objective).values()), 1.0)
         if has_second_moments(given):
             steps = OptimizerState(steps.param_groups, given.state)
         elif isinstance(steps, Adam | NAdam):

@@ -7,12 +7,11 @@ their gates, where they run as plain operations.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lossatlas.curvature.forms import model_outputs
@@ -24,6 +23,7 @@ from lossatlas.curvature.matrices import (
 )
 from lossatlas.errors import LossError
 from lossatlas.objective import Objective
+from lossatlas.objective.recurrent import unfused_recurrent_layers
 from lossatlas.rng import generator
 from lossatlas.weights.trace import plain_operations
 
@@ -264,10 +264,7 @@ def each_pass(
 
 def outputs_of(objective: Objective, batch: Any, sampled: Sampling) -> Tensor:
     """The one tensor that the model gives for a batch, with its graph; classes on axis 1."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in objective.model.modules())
-    # The recurrent layers of cuDNN are one operation whose steps nobody sees.
-    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-    with plain_operations(objective.model), cudnn:
+    with plain_operations(objective.model), unfused_recurrent_layers(objective.model):
         _, outputs = model_outputs(objective, batch)
     if len(outputs) != 1:
         raise LossError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lossatlas.objective.recurrent import has_recurrent_layers
 from lossatlas.weights.axes import (
     Axis,
     hold,
@@ -82,8 +83,8 @@ def plain_operations(model: nn.Module) -> Iterator[None]:
     """Let recurrent layers and attention run as the small operations that they are made of."""
     before = torch.backends.mkldnn.enabled, torch.backends.mha.get_fastpath_enabled()
     # Convolutions are one operation either way, and two times as fast with it.
-    is_recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    torch.backends.mkldnn.enabled = before[0] and not is_recurrent  # type: ignore[assignment]
+    is_fused = has_recurrent_layers(model)
+    torch.backends.mkldnn.enabled = before[0] and not is_fused  # type: ignore[assignment]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
