@@ -95,6 +95,13 @@ def test_lsuv_gives_every_layer_unit_variance():
     assert float(second.std()) == pytest.approx(1, rel=1e-4)
 
 
+def test_lsuv_knows_the_layer_of_a_model_that_is_one_layer():
+    (inputs, targets), loss = digits_like(), supervised(nn.CrossEntropyLoss())
+    model = nn.Linear(inputs.shape[1], 10)
+    drawn = Initializer(model, loss, (inputs, targets)).draw(Candidate("lsuv", 1.0, 5))
+    assert float((inputs @ drawn["weight"].T).std()) == pytest.approx(1, rel=1e-4)
+
+
 def test_lsuv_without_a_batch_says_what_it_needs():
     with pytest.raises(ArgumentError, match="`loss` and `probe`"):
         Initializer(wide()).draw(Candidate("lsuv"))

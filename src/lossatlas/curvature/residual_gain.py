@@ -15,7 +15,7 @@ from lossatlas.curvature.differentiable import is_finite, second_derivatives
 from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.errors import ArgumentError, ModelError, NonFiniteError, UnknownNameError
 from lossatlas.io.records import record
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import tensors
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
@@ -224,7 +224,7 @@ def _keeper(seen: dict[str, Any], name: str) -> Any:
 
 def _found(model: nn.Module) -> list[str]:
     lists = [
-        [f"{name}.{index}".lstrip(".") for index in range(len(module))]
+        [qualified_name(name, str(index)) for index in range(len(module))]
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential)
         and len(module) > 1

@@ -12,7 +12,7 @@ from lossatlas.errors import ArgumentError, UnknownNameError
 from lossatlas.guard import preserved_modes
 from lossatlas.inits.schemes import INTERPOLATION, OWN, SCHEMES, Layer, find_layers
 from lossatlas.io.records import record
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Batch
 from lossatlas.rng import generator
 from lossatlas.training.criteria import Loss
@@ -202,9 +202,11 @@ class Initializer:
 
             return hook
 
-        owners = [layer.name.removesuffix(".weight") for layer in self._known_layers()]
+        owners = [layer.name.rpartition(".")[0] for layer in self._known_layers()]
         handles = [
-            self.model.get_submodule(owner).register_forward_hook(correct(f"{owner}.weight"))
+            self.model.get_submodule(owner).register_forward_hook(
+                correct(qualified_name(owner, "weight"))
+            )
             for owner in owners
             if not owner.endswith("in_proj_weight")
         ]

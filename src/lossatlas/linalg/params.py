@@ -13,6 +13,11 @@ Params = Mapping[str, Tensor]
 _BLOCK = 2**20
 
 
+def qualified_name(path: str, name: str) -> str:
+    """Name in the whole model of what the module at `path` calls `name`; "" is the model."""
+    return f"{path}.{name}" if path else name
+
+
 def add(a: Params, b: Params, *, scale: float = 1.0) -> dict[str, Tensor]:
     """The point a + scale * b."""
     return {name: torch.add(value, b[name], alpha=scale) for name, value in a.items()}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lossatlas.errors import LossError, ModelError
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.ranks import Ranks
 from lossatlas.shards import (
@@ -309,7 +309,7 @@ def _kept_by_hooks(model: nn.Module) -> dict[str, Tensor]:
                 value = held[key]
             except KeyError:
                 continue
-            name = f"{path}.{key}" if path else key
+            name = qualified_name(path, key)
             if not isinstance(value, Tensor) or _on_disk(held):
                 raise ModelError(
                     f"'{name}' is offloaded to a disk, where it is read anew at every call; "

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lossatlas.checks import check_same_structure, nearest
 from lossatlas.errors import StructureError
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective.modes import norm_layers
 
 
@@ -135,7 +135,7 @@ def _check_statistics(point: Params) -> None:
     for name in point:
         layer, _, end = name.rpartition(".")
         other = {"running_mean": "running_var", "running_var": "running_mean"}.get(end)
-        twin = f"{layer}.{other}".lstrip(".")
+        twin = qualified_name(layer, other or "")
         if other is not None and twin not in point:
             raise StructureError(
                 f"the state dict has '{name}' and no '{twin}'; give both running statistics of "
@@ -154,7 +154,7 @@ def _unread(model: nn.Module, mode: str) -> set[str]:
         return set()
     layers = {id(layer) for layer in norm_layers(model)}
     return {
-        f"{path}.{name}".lstrip(".")
+        qualified_name(path, name)
         for path, module in model.named_modules()
         if id(module) in layers
         for name, _ in module.named_buffers(recurse=False)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from lossatlas.errors import ModelError
+from lossatlas.linalg.params import qualified_name
 from lossatlas.objective.state import INTERNAL
 
 _GENERAL = (
@@ -60,7 +61,7 @@ def in_plain_containers(model: nn.Module) -> dict[str, nn.Parameter]:
         for path, module in model.named_modules()
         for key, held in vars(module).items()
         if key not in INTERNAL
-        for name, value in _parameters_in(f"{path}.{key}".lstrip("."), held, _DEPTH)
+        for name, value in _parameters_in(qualified_name(path, key), held, _DEPTH)
         if id(value) not in own
     }
 

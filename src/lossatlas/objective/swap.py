@@ -6,6 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from lossatlas.linalg.params import qualified_name
+
 _Entries = dict[str, Tensor | None]
 _Slot = tuple[_Entries, str, Tensor | None]
 
@@ -43,7 +45,7 @@ def _put_parameters(
     path: str, entries: _Entries, params: Mapping[str, Tensor], tied: dict[int, Tensor]
 ) -> Iterator[_Slot]:
     for key, value in list(entries.items()):
-        new = params.get(f"{path}.{key}" if path else key)
+        new = params.get(qualified_name(path, key))
         if new is not None:
             tied[id(value)] = new
         elif (new := tied.get(id(value))) is None:
@@ -59,7 +61,7 @@ def _put_clones(
         if value is not None:
             yield entries, key, value
             if id(value) not in clones:
-                given = params.get(f"{path}.{key}" if path else key)
+                given = params.get(qualified_name(path, key))
                 clones[id(value)] = value.clone() if given is None else _like(given, value)
             entries[key] = clones[id(value)]
 

@@ -27,6 +27,7 @@ from lossatlas.curvature import Stability, edge_of_stability
 from lossatlas.errors import ArgumentError, AtlasError, ModelError, NonFiniteError
 from lossatlas.guard import preserved_rng
 from lossatlas.io.records import record
+from lossatlas.linalg.params import qualified_name
 from lossatlas.objective import Objective, Weighted
 from lossatlas.objective.weighted import Measured
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
@@ -441,7 +442,7 @@ def _hooked(
         def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             watch.path.pop()
             for key in own[path]:
-                name = f"{path}.{key}" if path else key
+                name = qualified_name(path, key)
                 if name not in sizes and args and torch.is_tensor(args[0]):
                     kept = None if at_start else start[name]
                     sizes[name] = _own_size(module, args, key, kept)

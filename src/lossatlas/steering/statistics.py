@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from lossatlas.errors import ArgumentError
 from lossatlas.guard import preserved_modes, preserved_rng
+from lossatlas.linalg.params import qualified_name
 from lossatlas.objective import Batch
 from lossatlas.objective.batches import check_walkable, known_length, to_device
 from lossatlas.objective.modes import norm_layers, recalibrate
@@ -70,7 +71,7 @@ def _own_statistics(model: nn.Module) -> Iterator[str]:
         frozen = isinstance(module, _NormBase) or "Frozen" in type(module).__name__
         for key, value in module.named_buffers(recurse=False):
             if key.startswith("running_") and value.is_floating_point() and not frozen:
-                yield f"{name}.{key}".lstrip(".")
+                yield qualified_name(name, key)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError, ModelError
 from lossatlas.guard import preserved_modes, preserved_rng
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Batch
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.objective.weighted import batch_mean
@@ -251,7 +251,7 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:
     return {
-        f"{path}.{name}".lstrip("."): value
+        qualified_name(path, name): value
         for path, module in model.named_modules()
         if isinstance(module, _NormBase)
         for name, value in module.named_buffers(recurse=False)

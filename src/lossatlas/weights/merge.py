@@ -15,7 +15,7 @@ from lossatlas.checks import check_list
 from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.errors import ArgumentError
 from lossatlas.io.records import record
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.point import State
@@ -438,7 +438,7 @@ def _input_grams(objective: Objective, params: Params) -> Change:
 
         return note
 
-    named = [(f"{path}.weight".lstrip("."), m) for path, m in objective.model.named_modules()]
+    named = [(qualified_name(path, "weight"), m) for path, m in objective.model.named_modules()]
     linear = [(n, m) for n, m in named if isinstance(m, nn.Linear) and n in objective.names]
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linear]
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lossatlas.checks import check_number
 from lossatlas.errors import ArgumentError
 from lossatlas.landscape.checkpoints import states_of
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Objective
 from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Reference, Result, quantity, result
@@ -250,7 +250,7 @@ def _sorted_out(
             skipped[name] = "it gives the outputs"
         elif counts.count(name) > 1:
             skipped[name] = "it is used more than once"
-        elif not {f"{name}.weight", f"{name}.bias"} <= names:
+        elif not {qualified_name(name, part) for part in ("weight", "bias")} <= names:
             skipped[name] = "weight and bias do not both move"
         else:
             modules[name] = module

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossatlas.errors import StructureError, SymmetryError
 from lossatlas.io.records import record
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, quantity, result
 from lossatlas.rng import generator
@@ -313,7 +313,7 @@ def _leaf_tensors(measured: object) -> Iterable[Tensor]:
 def _fixed(model: torch.nn.Module, params: Params) -> dict[str, Tensor]:
     moving = {id(value) for value in params.values()}
     entries = {
-        f"{path}.{key}".lstrip("."): value
+        qualified_name(path, key): value
         for path, module in model.named_modules()
         for key, value in module._parameters.items()
         if value is not None

@@ -141,7 +141,7 @@ def _in_place(task: Task, name: str, corner: Array) -> Choice:
     engine = build(task, "in_place")
     look = engine.evaluate(np.stack([np.zeros_like(corner), corner]))
     if corner.any():
-        if np.array_equal(look[0], look[1], equal_nan=True):
+        if not _moves(engine, look, corner):
             first = next(iter(task.plane.origin))
             raise ModelError(
                 f"the loss stays the same to the bit when '{first}' and the others move: the "
@@ -150,6 +150,14 @@ def _in_place(task: Task, name: str, corner: Array) -> Choice:
             )
         _check_alone(float(engine.evaluate(corner[None])[0, 0]), float(look[1, 0]))
     return Choice(engine, look[0])
+
+
+def _moves(engine: Engine, look: Array, corner: Array) -> bool:
+    # Directions may cancel at the corner: filters of one number move one way or the other.
+    if not np.array_equal(look[0], look[1], equal_nan=True):
+        return True
+    elsewhere = engine.evaluate((corner * np.linspace(1, -1, len(corner)))[None])
+    return not np.array_equal(look[0], elsewhere[0], equal_nan=True)
 
 
 def _select(task: Task, name: str, corner: Array) -> Choice:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.task import bytes_of
-from lossatlas.linalg.params import Params
+from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Batch, Objective
 from lossatlas.objective.batches import tensors
 
@@ -83,8 +83,7 @@ class FirstLayer:
     def __init__(
         self, name: str, module: nn.Module, corners: Sequence[Params], *, keep: bool
     ) -> None:
-        # A model that is one layer has no name before its dot.
-        self.names = [f"{name}.{part}".lstrip(".") for part in ("weight", "bias")]
+        self.names = [qualified_name(name, part) for part in ("weight", "bias")]
         self.module = module
         self._corners = [[corner.get(key) for key in self.names] for corner in corners]
         own = [getattr(module, part) for part in ("weight", "bias")]

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lossatlas.guard import patched
 from lossatlas.landscape.engines.first_layer import FirstLayer, look_at_layers
 from lossatlas.landscape.engines.task import Array, Engine, Task, bytes_of
+from lossatlas.linalg.params import qualified_name
 from lossatlas.objective import Moments, Supervised, Weighted
 from lossatlas.objective.batches import batch_size, cut
 
@@ -61,7 +62,7 @@ class StackedEngine(Engine):
             for name, module in modules.items()
             if isinstance(module, nn.Linear)
             and name not in layers.first
-            and any(f"{name}.{part}" in plane.origin for part in ("weight", "bias"))
+            and any(qualified_name(name, part) in plane.origin for part in ("weight", "bias"))
         ]
         covered = skipped.union(*(stack.names for stack in self._stacks))
         if not first or set(plane.origin) - covered:
@@ -157,12 +158,11 @@ class _Stack:
     """One linear layer at many points."""
 
     def __init__(self, name: str, module: nn.Linear, corners: list[dict[str, Tensor]]) -> None:
-        self.names = {f"{name}.weight", f"{name}.bias"}
+        weight, bias = qualified_name(name, "weight"), qualified_name(name, "bias")
+        self.names = {weight, bias}
         self.module = module
-        self._weight = _rows(corners, f"{name}.weight", module.weight)
-        self._bias = (
-            None if module.bias is None else _rows(corners, f"{name}.bias", module.bias)
-        )
+        self._weight = _rows(corners, weight, module.weight)
+        self._bias = None if module.bias is None else _rows(corners, bias, module.bias)
         self._at: tuple[Tensor, Tensor | None] = (module.weight, module.bias)
         self.bytes = bytes_of(module.weight)
 

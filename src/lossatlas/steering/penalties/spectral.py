@@ -11,6 +11,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from lossatlas.checks import check_at_least, check_positive
 from lossatlas.errors import ModelError
 from lossatlas.guard import preserved_modes
+from lossatlas.linalg.params import qualified_name
 from lossatlas.objective.names import check_initialized
 from lossatlas.rng import generator
 from lossatlas.steering.penalties.terms import check_weight
@@ -201,7 +202,7 @@ def _weights(model: nn.Module) -> Iterator[_Weight]:
         if ".parametrizations." in f".{prefix}.":
             continue
         for attribute, sources in _tensors(module):
-            name = f"{prefix}.{attribute}" if prefix else attribute
+            name = qualified_name(prefix, attribute)
             key = tuple(map(id, sources))
             weight = _Weight(name, module, attribute, _role(module, attribute))
             if key not in weights or isinstance(module, _EMBEDDINGS):
