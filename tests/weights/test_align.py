@@ -160,7 +160,7 @@ def wide_gpt():
 @pytest.mark.parametrize("make", [wide_mlp, wide_gpt])
 def test_memory_is_that_of_two_networks_and_is_said_beforehand(make, monkeypatch):
     # As if these were large networks: tensors are worked on in small pieces.
-    for module in ("places", "align", "matching", "align_cost"):
+    for module in ("places", "network_checks", "matching", "align_cost"):
         monkeypatch.setattr(sys.modules[f"lossatlas.weights.{module}"], "ROOM", 2**12)
     task = make()
     reference = {k: v.detach().clone() for k, v in task.params.items()}

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lossatlas as la
+from lossatlas import weights
 from lossatlas.errors import StructureError
 from lossatlas.landscape.request import ESTIMATED_ANEW, NO_STATISTICS
 from lossatlas.surveys import compare, survey_along
@@ -25,6 +27,7 @@ from lossatlas.weights import (
     sensitivity,
     soup,
 )
+from lossatlas.weights.merge import shares_of
 from lossatlas.weights.statistics import running_statistics
 
 
@@ -358,6 +361,11 @@ def test_whole_numbers_that_differ_have_no_average(states):
     for function in (merge, soup, choose, connect):
         with pytest.raises(StructureError, match="'order' holds whole numbers"):
             function(task, *points[:2])
+    # A choice needs no averages.
+    with pytest.raises(StructureError, match=r"averages=False \(--no-averages\)"):
+        choose(task, *points[:2])
+    alone = choose(task, *points[:2], averages=False, sharpness=False)
+    assert len(alone.names) == 2
 
 
 def test_no_norm_layer_no_word():
@@ -375,6 +383,105 @@ def test_statistics_are_plain_means_of_those_of_the_batches(states):
     found = running_statistics(objective(), states[1])
     for name, value in statistics(anew(states[1])).items():
         assert torch.allclose(found[name], value, atol=1e-6)
+
+
+def same_networks():
+    """Calls whose result is one network or several, by name; each takes a task and states."""
+    return {
+        "merge": merge,
+        "soup": soup,
+        "greedy soup": lambda task, *states: soup(task, *states, greedy=True),
+        "repair": lambda task, base, one, two: repair(task, mean(base, one), base, one, 0.5),
+        "repair at an end": lambda task, base, one, two: repair(task, base, base, one, 0.0),
+        "align": lambda task, base, one, two: align(task, base, one, starts=1),
+        "align_many": lambda task, *states: align_many(task, *states, starts=1),
+    }
+
+
+@pytest.mark.parametrize("mode", ["eval", "recalibrated", "train"])
+@pytest.mark.parametrize("name", same_networks())
+def test_every_network_that_is_made_is_written_whole(name, mode, states):
+    task = objective(mode)
+    found = same_networks()[name](task, *states)
+    several = isinstance(found.params, tuple)
+    params = found.params if several else (found.params,)
+    written = found.state_dicts() if several else (found.state_dict(),)
+    assert len(written) == len(params)
+    for point, state in zip(params, written, strict=True):
+        model = fresh()
+        model.load_state_dict(state, strict=True)
+        assert torch.equal(model.third.weight, model.second.weight)
+        again = la.Objective(model, task.loss, data(), mode=mode)
+        assert again.value() == close(task.value(point))
+        if mode != "train":
+            assert plain(state) == close(task.value(point))
+        if hasattr(found, "loss") and mode != "train":
+            assert plain(state) == close(found.loss.value)
+
+
+def test_every_result_that_holds_a_network_has_its_state_dict():
+    held = [
+        kind
+        for kind in (getattr(weights, name) for name in weights.__all__)
+        if isinstance(kind, type) and "params" in getattr(kind, "__dataclass_fields__", {})
+    ]
+    assert len(held) == 5
+    for kind in held:
+        assert hasattr(kind, "state_dict") or hasattr(kind, "state_dicts"), kind
+
+
+OWN_SHARES = {
+    "ties": {"density": 0.5},
+    "dare": {"density": 0.5},
+    "stock": {},
+    "fisher": {},
+    "ota": {"density": 0.5},
+    "regmean": {},
+}
+
+
+@pytest.mark.parametrize("name", OWN_SHARES)
+def test_statistics_of_a_merge_are_mixed_by_the_shares_that_make_its_weights(name, states):
+    task, base = objective(), states[0]
+    found = merge(task, *states, method=name, objectives=[task] * 2, **OWN_SHARES[name])
+    moved = list(task.params)
+    flat = [
+        torch.cat([(state[n] - base[n]).flatten() for n in moved]).double().numpy()
+        for state in (*states[1:], found.params)
+    ]
+    shares = np.linalg.lstsq(np.stack(flat[:2], axis=1), flat[2], rcond=None)[0]
+    for key, value in {**statistics(base), "scale": base["scale"]}.items():
+        mixed = value + sum(
+            float(c) * (state[key] - value) for c, state in zip(shares, states[1:], strict=True)
+        )
+        if key.endswith("running_var"):
+            mixed = torch.maximum(mixed, torch.stack([s[key] for s in states]).amin(0))
+        torch.testing.assert_close(found.params[key], mixed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "task_arithmetic"])
+def test_a_merge_that_changes_nothing_is_the_base_with_its_statistics(method, states):
+    found = merge(objective(), *states, method=method, scale=0.0)
+    for name, value in states[0].items():
+        torch.testing.assert_close(found.state_dict()[name], value)
+
+
+def test_statistics_of_a_model_stock_are_shrunk_to_the_base_as_its_weights_are():
+    # One tensor, two experts: the mean times 2 cos / (1 + cos), by hand.
+    first, second = torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    ratio = 2 * 0.6 / 1.6
+    change = {"weight": ratio * (first + second) / 2}
+    shares = shares_of(change, [{"weight": first}, {"weight": second}])
+    assert shares == pytest.approx([ratio / 2, ratio / 2])
+    # At right angles nothing is left of the mean.
+    assert shares_of({"weight": torch.zeros(1, 2)}, [{"weight": first}] * 2) == (0.0, 0.0)
+
+
+def test_experts_that_changed_alike_have_the_same_share():
+    delta = {"weight": torch.tensor([[2.0, 1.0]])}
+    assert shares_of(delta, [delta, delta]) == pytest.approx([0.5, 0.5])
+    still = {"weight": torch.zeros(1, 2)}
+    assert shares_of(still, [still, still]) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0])

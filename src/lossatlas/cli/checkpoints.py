@@ -19,7 +19,7 @@ from lossatlas.training.checkpoints import save_weights
 from lossatlas.training.datasets import load_dataset
 from lossatlas.training.models import normalization_of
 from lossatlas.weights.adapters import is_adapter, with_adapter
-from lossatlas.weights.statistics import complete, state_dict_of
+from lossatlas.weights.network_result import complete, state_dict_of
 
 
 @dataclass(frozen=True, eq=False)

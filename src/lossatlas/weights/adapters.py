@@ -122,7 +122,9 @@ def _sorted_out(adapter: Params) -> tuple[dict[str, Pair], dict[str, Tensor]]:
             others[name.replace(".modules_to_save.default", "")] = value
     for module, pair in pairs.items():
         if len(pair) != 2:
-            raise StructureError(f"the adapter holds half of a pair for '{module}'.")
+            raise StructureError(
+                f"the adapter holds half of a pair for '{module}'; give all of its tensors."
+            )
     return pairs, others
 
 
@@ -160,7 +162,8 @@ def _moved(
     )
     if a.shape[0] != b.shape[1]:
         raise StructureError(
-            f"the adapter's pair for '{name}' has ranks {a.shape[0]} and {b.shape[1]}."
+            f"the adapter's pair for '{name}' has ranks {a.shape[0]} and {b.shape[1]}; "
+            "give an adapter whose file is whole."
         )
     change = b.flatten(1) @ a.flatten(1)
     flat = weight.flatten(1).shape
@@ -176,5 +179,5 @@ def _check_shape(name: str, shape: Any, expected: Any) -> None:
     if tuple(shape) != tuple(expected):
         raise StructureError(
             f"the adapter's change of '{name}' has shape {tuple(shape)}; the base has "
-            f"{tuple(expected)}."
+            f"{tuple(expected)}; give the base that the adapter was trained on."
         )

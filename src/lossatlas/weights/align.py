@@ -15,17 +15,18 @@ from lossatlas.checks import (
     check_positive,
     check_same_structure,
 )
-from lossatlas.errors import NonFiniteError, SymmetryError
+from lossatlas.errors import SymmetryError
 from lossatlas.linalg.params import Params
 from lossatlas.memory import release_memory
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
-from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result, rows_figure
+from lossatlas.result import Estimate, Figure, Reference, quantity, result, rows_figure
 from lossatlas.rng import generator
 from lossatlas.weights.activations import norm_statistics
 from lossatlas.weights.matching import Candidate, Matcher, distance
+from lossatlas.weights.network_checks import check_finite
+from lossatlas.weights.network_result import NetworkResult, complete
 from lossatlas.weights.paired import PairedLosses, halfway
-from lossatlas.weights.places import ROOM
 from lossatlas.weights.symmetries import Element, Move
 
 _REPAIR = Reference(
@@ -49,7 +50,7 @@ _LOOKS = 8
 
 
 @result("alignment", references=(GIT_REBASIN, _REPAIR))
-class Alignment(Result):
+class Alignment(NetworkResult):
     """One network aligned to another.
 
     Attributes:
@@ -62,6 +63,7 @@ class Alignment(Result):
         tried: way -> that number for every candidate.
         distance: Euclidean distance of the weights, before and after.
         error: largest change of a loss of the aligned network, in units of the largest loss.
+        tied: second names of tied parameters -> the name in `params`.
     """
 
     params: Mapping[str, Tensor]
@@ -72,6 +74,7 @@ class Alignment(Result):
     tried: Mapping[str, Estimate] = field(default_factory=dict)
     distance: tuple[float, float] = (math.nan, math.nan)
     error: float = quantity("", default=0.0)
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Barriers at the midpoint and distances, before and after.
@@ -185,7 +188,7 @@ def align(
     check_same_structure(reference=reference, other=other)
     for name, params in (("reference", reference), ("other", other)):
         check_finite(name, params)
-    names = other.keys()
+    given = other
     points = (objective.split(point).whole for point in (reference, other))
     reference, other = (with_statistics(objective, point) for point in points)
     matcher = Matcher(train or objective, reference, other)
@@ -207,7 +210,9 @@ def align(
             train or objective, matcher, middle, base, steps=refine, lr=lr, seed=seed
         )
         race.enter(REFINED, better)
-    return race.result(names)
+    alignment = race.result(given.keys())
+    whole, tied = complete(objective, alignment.params, given)
+    return replace(alignment, params=whole, tied=tied)
 
 
 def with_statistics(objective: Objective, point: Params) -> dict[str, Tensor]:
@@ -215,17 +220,6 @@ def with_statistics(objective: Objective, point: Params) -> dict[str, Tensor]:
     if objective.mode != "eval":
         return dict(point)
     return norm_statistics(objective.model) | dict(point)
-
-
-def check_finite(argument: str, params: Params) -> None:
-    """Refuse a checkpoint with an entry that is not finite, by name."""
-    for name, value in params.items():
-        parts = torch.split(value.detach().reshape(-1), ROOM)
-        if value.is_floating_point() and not all(bool(p.isfinite().all()) for p in parts):
-            raise NonFiniteError(
-                f"`{argument}` holds '{name}' with entries that are not finite; take a "
-                "checkpoint from before the training diverged."
-            )
 
 
 class _Race:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 
 import numpy as np
 import torch
@@ -16,14 +16,10 @@ from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
 from lossatlas.rng import generator
 from lossatlas.text import count
-from lossatlas.weights.align import (
-    GIT_REBASIN,
-    Midpoint,
-    before_and_after,
-    check_finite,
-    with_statistics,
-)
+from lossatlas.weights.align import GIT_REBASIN, Midpoint, before_and_after, with_statistics
 from lossatlas.weights.matching import Candidate, Matcher, distance
+from lossatlas.weights.network_checks import check_finite
+from lossatlas.weights.network_result import complete, state_dict_of
 from lossatlas.weights.paired import PairedLosses, blend
 
 _ROUNDS = 50
@@ -40,6 +36,7 @@ class JointAlignment(Result):
         distance: root mean square distance to their mean, before and after.
         error: largest change of a loss of a network, in units of its largest loss.
         rounds: how often all networks were gone through.
+        tied: second names of tied parameters -> the name in each of `params`.
     """
 
     params: tuple[Mapping[str, Tensor], ...]
@@ -48,6 +45,15 @@ class JointAlignment(Result):
     distance: tuple[float, float] = (math.nan, math.nan)
     error: float = quantity("", default=0.0)
     rounds: int = 0
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    def state_dicts(self) -> tuple[dict[str, Tensor], ...]:
+        """All that files of the networks hold, for `model.load_state_dict`.
+
+        Returns:
+            One state dict a network, in the order given; see `Alignment.state_dict`.
+        """
+        return tuple(state_dict_of(params, self.tied) for params in self.params)
 
     @property
     def mean(self) -> dict[str, Tensor]:
@@ -117,7 +123,10 @@ def align_many(
         0.0
     """
     if len(networks) < 2:
-        raise ArgumentError(f"`networks` must be two or more; got {len(networks)}.")
+        raise ArgumentError(
+            f"`networks` must be two or more; got {len(networks)}; pass "
+            "align_many(objective, a, b)."
+        )
     check_at_least("starts", starts, 1)
     called = [f"network {number}" for number in range(1, len(networks) + 1)]
     for name, network in zip(called, networks, strict=True):
@@ -132,13 +141,18 @@ def align_many(
     ]
     aligned = [{name: value.clone() for name, value in point.items()} for point in aligned]
     named = zip(aligned, networks, strict=True)
+    whole = [
+        complete(objective, matcher.with_tied(params, given.keys()), given)
+        for params, given in named
+    ]
     return JointAlignment(
-        params=tuple(matcher.with_tied(params, given.keys()) for params, given in named),
+        params=tuple(params for params, _ in whole),
         before=_excess(objective, points, "as they were"),
         after=_excess(objective, aligned, "aligned"),
         distance=(_spread(points), _spread(aligned)),
         error=max(changes),
         rounds=rounds,
+        tied=whole[0][1],
     )
 
 

@@ -21,6 +21,7 @@ from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.text import as_sentence, count, listed, number, percent, with_ends
 from lossatlas.weights.behind import behind_best
+from lossatlas.weights.network_checks import check_whole_numbers
 from lossatlas.weights.paired import EQUAL, PairedLosses
 from lossatlas.weights.statistics import mean_network, statistics_notes, whole_networks
 from lossatlas.weights.unfinished import identity
@@ -32,6 +33,7 @@ Array = NDArray[np.float64]
 _MEAN = "mean of "
 # Networks that are made, in a sentence.
 _MADE = "means of neighbors"
+_NO_MEANS = ", or leave out means of neighbors: averages=False (--no-averages)"
 # Rivals that the headline names.
 _SHOWN_RIVALS = 3
 
@@ -360,7 +362,8 @@ def choose(
     Raises:
         ArgumentError: `level` is no share, `localization` is not positive, or `names` are not
             one a checkpoint.
-        StructureError: no checkpoint, or names or shapes differ from those of the objective.
+        StructureError: no checkpoint, names or shapes differ from those of the objective, or
+            means of neighbors are asked for and buffers of whole numbers differ.
         NonFiniteError: a checkpoint holds NaN or infinite weights, or no loss is finite.
         ResumeError: the file is damaged or belongs to other weights, data or settings.
 
@@ -384,6 +387,8 @@ def choose(
     called = _names_of(checkpoints, names)
     states = whole_networks(objective, dict(zip(called, checkpoints, strict=True)))
     points = [state.whole for state in states.values()]
+    if averages:
+        check_whole_numbers([*states.values()], _NO_MEANS)
     count = len(points)
     pairs = range(count - 1) if averages else range(0)
     called += [f"{_MEAN}{called[k]} and {called[k + 1]}" for k in pairs]

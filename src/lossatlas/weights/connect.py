@@ -19,13 +19,14 @@ from lossatlas.objective import Objective
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.result import Estimate
 from lossatlas.text import number
-from lossatlas.weights.align import align, check_finite, with_statistics
+from lossatlas.weights.align import align, with_statistics
 from lossatlas.weights.connection import Connection
 from lossatlas.weights.curve_training import CurveTraining, PathPlan, trained_bends
+from lossatlas.weights.network_checks import check_finite, check_whole_numbers
 from lossatlas.weights.paired import EQUAL, PairedLosses, rounded_away
 from lossatlas.weights.paths import KINDS, PathKind, distance_between, point_at
 from lossatlas.weights.repair import Repairer
-from lossatlas.weights.statistics import check_whole_numbers, loss_anew, statistics_notes
+from lossatlas.weights.statistics import loss_anew, statistics_notes
 from lossatlas.weights.unfinished import Unfinished, identity
 
 Array = NDArray[np.float64]

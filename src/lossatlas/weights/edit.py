@@ -17,9 +17,9 @@ from lossatlas.linalg.params import Params, snapshot
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
 from lossatlas.text import count, number, percent
-from lossatlas.weights.align import check_finite
 from lossatlas.weights.factors import Factors, fits
 from lossatlas.weights.layer_factors import Factor, LayerFactors, factor
+from lossatlas.weights.network_checks import check_finite
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import notes_on_change
 
@@ -312,14 +312,16 @@ def edit_curve(
     check_one_of("score", score, SCORES)
     check_list("keep", keep, "shares")
     if not keep:
-        raise ArgumentError("`keep` must hold at least one share.")
+        raise ArgumentError("`keep` must hold at least one share; pass keep=[0.5, 1.0].")
     for share in keep:
         _check_share(share)
     base = snapshot(objective.params if params is None else objective.split(params).whole)
     check_finite("params", base)
     chosen = [_edited_layer(layer, base, score) for layer in _matching(factors, layers)]
     if against is not None and set(against.params) - set(base):
-        raise ArgumentError("`against` must be an objective of the same model.")
+        raise ArgumentError(
+            "`against` must be an objective of the same model; build it from `objective.model`."
+        )
     sides = [_Side(known, base) for known in (objective, against) if known is not None]
     found = _measured(sides, base, chosen, sorted(map(float, keep)))
     return replace(found, notes=notes_on_change(objective, "Edited weights"))

@@ -94,5 +94,8 @@ def squared_gradients(objective: Objective, params: Params) -> dict[str, Tensor]
         squares = objective.with_params({**leaves, **state.buffers}, walk)
     for name, value in squares.items():
         if not bool(value.isfinite().all()):
-            raise NonFiniteError(f"a gradient in '{name}' is not finite at these weights.")
+            raise NonFiniteError(
+                f"a gradient in '{name}' is not finite at these weights; look for NaN in "
+                "the data, or for a loss that overflows."
+            )
     return squares

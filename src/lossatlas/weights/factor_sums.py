@@ -69,7 +69,10 @@ class Sums:
 
     def _check(self, *matrices: Tensor) -> None:
         if not all(bool(matrix.isfinite().all()) for matrix in matrices):
-            raise NonFiniteError(f"the inputs or slopes of '{self.use.name}' are not finite.")
+            raise NonFiniteError(
+                f"the inputs or slopes of '{self.use.name}' are not finite; look for NaN in "
+                "the data, or for a loss that overflows."
+            )
 
 
 class TiedSums(Sums):

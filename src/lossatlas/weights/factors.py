@@ -66,7 +66,10 @@ class Factors(Result):
             if layer.name == name:
                 return layer
         known = [layer.name for layer in self.layers]
-        raise UnknownNameError(f"there are no factors of '{name}'{nearest(name, known)}.")
+        raise UnknownNameError(
+            f"there are no factors of '{name}'{nearest(name, known)}; `skipped` says why a "
+            "weight has none."
+        )
 
     @property
     def spectrum(self) -> dict[str, Tensor]:
@@ -323,7 +326,10 @@ class _Job:
         kept = [name for name in self.chosen if name not in self.skipped]
         if not kept:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.skipped.items())
-            raise ArgumentError(f"`layers` holds no linear map that has factors ({reasons}).")
+            raise ArgumentError(
+                f"`layers` holds no linear map that has factors ({reasons}); name a weight of "
+                "a linear layer, a convolution or an embedding."
+            )
         shares = max(labels * self.sampled.draws, 1)
         layers = tuple(self._layer(name, self.sums[name], shares) for name in kept)
         return Factors(layers, dict(self.skipped), labels, self.sampled.draws)

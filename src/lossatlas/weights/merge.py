@@ -19,15 +19,14 @@ from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Objective
 from lossatlas.objective.batches import Batch
 from lossatlas.objective.point import State
-from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Figure, Reference, quantity, result
 from lossatlas.weights.example_gradients import squared_gradients
 from lossatlas.weights.methods import METHODS, Change, Inputs, changed, options_of
+from lossatlas.weights.network_result import NetworkResult, complete
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import (
-    complete,
     loss_anew,
     mixed_buffers,
-    state_dict_of,
     statistics_notes,
     whole_networks,
 )
@@ -68,7 +67,7 @@ class Conflict:
 
 
 @result("merge", references=(MODEL_SOUPS,))
-class Merge(Result):
+class Merge(NetworkResult):
     """A merged network and its loss on held-out data.
 
     Attributes:
@@ -91,15 +90,6 @@ class Merge(Result):
     coefficients: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that a file of the network holds, for `model.load_state_dict`.
-
-        Returns:
-            name -> tensor; complete where the networks were given as state dicts, and without
-            frozen parameters where they were given as parameters alone.
-        """
-        return state_dict_of(self.params, self.tied)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The loss, and paired differences to the average, the base and each expert.
@@ -286,7 +276,10 @@ class MergeJob:
         names: Sequence[str] | None,
     ) -> None:
         if not experts:
-            raise ArgumentError("`experts` must hold at least one fine-tuned network.")
+            raise ArgumentError(
+                "`experts` must hold at least one fine-tuned network; pass merge(objective, "
+                "base, expert)."
+            )
         if objectives and len(objectives) != len(experts):
             raise ArgumentError(
                 f"`objectives` must be one an expert ({len(experts)}); got {len(objectives)}."
@@ -314,7 +307,20 @@ class MergeJob:
             return self._searched(options)
         change = changed(name, self.deltas, self._inputs(name), options)
         shares = _coefficients(name, options, len(self.deltas))
-        return _Made(self._network(change, shares or _buffer_shares(name, options)), shares)
+        return _Made(
+            self._network(change, shares or self._buffer_shares(name, options, change)), shares
+        )
+
+    def _buffer_shares(
+        self, name: str, options: Mapping[str, Any], change: Change
+    ) -> tuple[float, ...]:
+        # Of the experts in running statistics, where a method gives them none.
+        if name == "slerp":
+            t = float(options.get("t", options_of(name)["t"]))
+            return 1 - t, t
+        if not self._states["base"].buffers:
+            return (1 / len(self.deltas),) * len(self.deltas)
+        return shares_of(change, self.deltas)
 
     def split(self) -> None:
         """Keep data apart for choosing coefficients, where none were given."""
@@ -332,15 +338,13 @@ class MergeJob:
             "other batches.",
         )
 
-    # Buffers are combined as the weights are, where each expert has a share, or else averaged.
     def _network(self, change: Change, shares: Sequence[float]) -> Params:
         # Zero changes give the base bit for bit.
         moved = {
             n: torch.where(change[n] == 0, v, (v.float() + change[n]).to(v.dtype))
             for n, v in self.base.items()
         }
-        own = shares or (1 / len(self.deltas),) * len(self.deltas)
-        buffers = mixed_buffers([*self._states.values()], [1 - sum(own), *own])
+        buffers = mixed_buffers([*self._states.values()], [1 - sum(shares), *shares])
         return State(moved, buffers).whole
 
     def _inputs(self, name: str) -> Inputs:
@@ -364,7 +368,9 @@ class MergeJob:
 
     def _searched(self, options: Mapping[str, Any]) -> _Made:
         if options:
-            raise ArgumentError(f"'search' takes no options; got {', '.join(options)}.")
+            raise ArgumentError(
+                f"'search' takes no options; got {', '.join(options)}; its data are `tune`."
+            )
         self.split()
         tune = self._tune
         assert tune is not None
@@ -418,12 +424,32 @@ def _coefficients(name: str, options: Mapping[str, Any], count: int) -> tuple[fl
     return ()
 
 
-def _buffer_shares(name: str, options: Mapping[str, Any]) -> tuple[float, ...]:
-    # Of the experts in running statistics, where a method is no combination of changes.
-    if name != "slerp":
-        return ()
-    t = float(options.get("t", options_of(name)["t"]))
-    return 1 - t, t
+def shares_of(change: Params, deltas: Sequence[Params]) -> tuple[float, ...]:
+    """Shares c of the experts that minimize |change - sum_i c_i delta_i| over all entries."""
+    # To first order in the changes, statistics are linear in the weights: the shares that give
+    # the weights give the statistics.
+    count = len(deltas)
+    products = sum(
+        (
+            _inner_products([*(delta[name] for delta in deltas), change[name]])
+            for name in change
+        ),
+        np.zeros((count + 1, count + 1)),
+    )
+    gram, pull = products[:count, :count], products[:count, count]
+    if not gram.any():
+        return (1 / count,) * count
+    # Experts that changed alike get the same share.
+    return tuple((np.linalg.pinv(gram, rcond=1e-10, hermitian=True) @ pull).tolist())
+
+
+def _inner_products(tensors: Sequence[Tensor]) -> Array:
+    # Piece by piece, in float64: the whole would take several copies in twice the width.
+    products = np.zeros((len(tensors), len(tensors)))
+    for parts in zip(*(torch.split(each.flatten(), _PIECE) for each in tensors), strict=True):
+        stack = torch.stack([part.to(parts[0].device) for part in parts]).double()
+        products += (stack @ stack.T).cpu().numpy()
+    return products
 
 
 def _input_grams(objective: Objective, params: Params) -> Change:
@@ -458,12 +484,10 @@ def _conflicts(deltas: Sequence[Params]) -> tuple[Conflict, ...]:
         rows = [delta[name].flatten() for delta in deltas]
         if len(rows) < 2 or not any(bool(row.any()) for row in rows):
             continue
-        differ, products = 0, np.zeros((len(rows), len(rows)))
-        # Piece by piece, in float64: the whole would take several copies in twice the width.
+        differ, products = 0, _inner_products(rows)
         for parts in zip(*(torch.split(row, _PIECE) for row in rows), strict=True):
-            stack = torch.stack(parts).double()
+            stack = torch.stack(parts)
             differ += int(((stack > 0).any(0) & (stack < 0).any(0)).sum())
-            products += (stack @ stack.T).cpu().numpy()
         lengths = np.sqrt(products.diagonal()).clip(1e-12)
         cosines = products / np.outer(lengths, lengths)
         mean = float((cosines.sum() - cosines.trace()) / (len(rows) * (len(rows) - 1)))

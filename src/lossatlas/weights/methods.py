@@ -100,7 +100,9 @@ def task_arithmetic(deltas: Deltas, inputs: Inputs, *, scale: float = 1.0) -> Ch
 def slerp(deltas: Deltas, inputs: Inputs, *, t: float = 0.5) -> Change:
     """Great circle between two whole delta vectors (Shoemake 1985); linear where parallel."""
     if len(deltas) != 2:
-        raise ArgumentError(f"'slerp' merges two experts; got {len(deltas)}.")
+        raise ArgumentError(
+            f"'slerp' merges two experts; got {len(deltas)}; 'average' takes any number."
+        )
     check_number("t", t, 0)
     first, second = deltas
     norms = [
@@ -191,7 +193,10 @@ def stock(deltas: Deltas, inputs: Inputs) -> Change:
     """The mean times N cos / (1 + (N - 1) cos) (Jang et al., arXiv:2403.19522)."""
     count = len(deltas)
     if count < 2:
-        raise ArgumentError("'stock' needs at least two experts; got one.")
+        raise ArgumentError(
+            "'stock' needs at least two experts; got one; 'task_arithmetic' scales a single "
+            "one."
+        )
 
     def shrunk(stack: Tensor) -> Tensor:
         flat = torch.nn.functional.normalize(stack.flatten(1).double(), dim=1)
@@ -242,7 +247,8 @@ def _importances(inputs: Inputs, count: int) -> list[Change]:
         for name in inputs.base:
             if name not in given or bool((given[name] < 0).any()):
                 raise ArgumentError(
-                    f"`importances` must hold numbers of at least 0 for '{name}'."
+                    f"`importances` must hold numbers of at least 0 for '{name}': "
+                    "squares, such as second moments of Adam."
                 )
     return [
         {name: given[name].to(value.device) for name, value in inputs.base.items()}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from lossatlas.landscape.checkpoints import states_of
 from lossatlas.linalg.params import Params, qualified_name
 from lossatlas.objective import Objective
 from lossatlas.objective.modes import norm_layers
-from lossatlas.result import Estimate, Reference, Result, quantity, result
+from lossatlas.result import Estimate, Reference, quantity, result
 from lossatlas.text import count
-from lossatlas.weights.align import check_finite
+from lossatlas.weights.network_checks import check_finite
+from lossatlas.weights.network_result import NetworkResult, complete
 from lossatlas.weights.statistics import running_statistics
 
 _REPAIR = Reference(
@@ -31,7 +32,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @result("repair", references=(_REPAIR,))
-class Repair(Result):
+class Repair(NetworkResult):
     """A network between two others whose units have their mean and spread.
 
     Attributes:
@@ -41,6 +42,7 @@ class Repair(Result):
         skipped: layer -> why it was left as it is.
         before: mean over corrected units of spread by wanted spread, as it was.
         after: the same afterwards.
+        tied: second names of tied parameters -> the name in `params`.
     """
 
     params: Mapping[str, Tensor]
@@ -49,6 +51,7 @@ class Repair(Result):
     skipped: Mapping[str, str]
     before: float = quantity("share of the wanted spread")
     after: float = quantity("share of the wanted spread")
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """Spread of the units before and after, as a share of what it should be.
@@ -124,7 +127,9 @@ def repair(
     for name, point in (("params", params), ("first", first), ("second", second)):
         check_finite(name, point)
     points = [state.whole for state in states_of(objective, (params, first, second))]
-    return Repairer(objective, points[1], points[2]).repaired(points[0], share)
+    repaired = Repairer(objective, points[1], points[2]).repaired(points[0], share)
+    whole, tied = complete(objective, repaired.params, params)
+    return replace(repaired, params=whole, tied=tied)
 
 
 @dataclass(frozen=True, eq=False)

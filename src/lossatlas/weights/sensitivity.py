@@ -23,8 +23,8 @@ from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Figure, Reference, Result, result
 from lossatlas.rng import derive_seed
 from lossatlas.text import as_sentence, count, interval_text
-from lossatlas.weights.align import check_finite
 from lossatlas.weights.factors import fits
+from lossatlas.weights.network_checks import check_finite
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import notes_on_change
 
@@ -242,7 +242,10 @@ def sensitivity(
     moved = objective.params
     chosen = fits([name for name, value in moved.items() if value.ndim > 1], layers)
     if not chosen:
-        raise ArgumentError("the objective has no weights with two axes or more.")
+        raise ArgumentError(
+            "the objective has no weights with two axes or more; let weights of linear layers "
+            "or convolutions move (`params=` of the objective)."
+        )
     traces = _traces(_MATRICES[curvature](objective, base, names=chosen), probes, seed)
     losses = PairedLosses(objective)
     start = losses.sums(base)

@@ -9,14 +9,13 @@ from lossatlas.curvature.memory_plan import require_memory
 from lossatlas.errors import ArgumentError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
-from lossatlas.result import Estimate, Result, quantity, result
+from lossatlas.result import Estimate, quantity, result
 from lossatlas.weights.merge import MODEL_SOUPS
+from lossatlas.weights.network_result import NetworkResult, complete
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import (
-    complete,
     loss_anew,
     mean_network,
-    state_dict_of,
     statistics_notes,
     whole_networks,
 )
@@ -24,7 +23,7 @@ from lossatlas.weights.verdicts import difference_text, is_same, reasoned, verdi
 
 
 @result("soup", references=(MODEL_SOUPS,))
-class Soup(Result):
+class Soup(NetworkResult):
     """An average of checkpoints.
 
     Attributes:
@@ -42,15 +41,6 @@ class Soup(Result):
     against: Mapping[str, Estimate]
     notes: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that a file of the network holds, for `model.load_state_dict`.
-
-        Returns:
-            name -> tensor; complete where the checkpoints were given as state dicts, and
-            without frozen parameters where they were given as parameters alone.
-        """
-        return state_dict_of(self.params, self.tied)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The loss and the paired differences.
@@ -112,7 +102,10 @@ def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> So
     """
     require_memory(objective, "soup")
     if len(checkpoints) < 2:
-        raise ArgumentError(f"`checkpoints` must be two or more; got {len(checkpoints)}.")
+        raise ArgumentError(
+            f"`checkpoints` must be two or more; got {len(checkpoints)}; pass "
+            "soup(objective, a, b)."
+        )
     named = {f"checkpoint {k}": point for k, point in enumerate(checkpoints, 1)}
     states = [*whole_networks(objective, named).values()]
     judged = PairedLosses(objective)

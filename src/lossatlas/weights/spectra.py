@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lossatlas.checks import check_at_least
+from lossatlas.checks import check_at_least, nearest
 from lossatlas.errors import ArgumentError, FileError, NonFiniteError
 from lossatlas.io.checkpoints import load_checkpoint
 from lossatlas.io.records import record
@@ -214,19 +214,22 @@ def weight_spectra(
     chosen = None if names is None else {names} if isinstance(names, str) else set(names)
     spectra: list[MatrixSpectrum] = []
     skipped: dict[str, str] = {}
-    seen: set[str] = set()
+    every: set[str] = set()
     for name, tensor in _tensors(weights):
+        every.add(name)
         if chosen is not None and name not in chosen:
             continue
-        seen.add(name)
         why = _no_matrix(name, tensor)
         if why:
             skipped[name] = why
             continue
         spectra.append(_spectrum_of(name, tensor, resampled, derive_seed(seed, name)))
-    missing = (chosen or set()) - seen
+    missing = (chosen or set()) - every
     if missing:
-        raise ArgumentError(f"`names`: there is no weight called '{min(missing)}'.")
+        raise ArgumentError(
+            f"`names`: there is no weight called '{min(missing)}'"
+            f"{nearest(min(missing), every)}."
+        )
     return WeightSpectra(tuple(spectra), skipped)
 
 
@@ -275,7 +278,10 @@ def _no_matrix(name: str, tensor: Tensor) -> str:
     if not tensor.numel() or min(tensor.shape[0], tensor[0].numel()) < _NARROW:
         return "fewer than two rows or columns"
     if not all(bool(torch.isfinite(part).all()) for part in torch.split(tensor, _ROWS)):
-        raise NonFiniteError(f"'{name}' holds NaN or infinite weights; it has no spectrum.")
+        raise NonFiniteError(
+            f"'{name}' holds NaN or infinite weights; it has no spectrum. Take a "
+            "checkpoint from before the training diverged."
+        )
     return "" if bool(tensor.any()) else "all weights are zero"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lossatlas.errors import AtlasError, StructureError
+from lossatlas.errors import AtlasError
 from lossatlas.landscape.checkpoints import states_of
 from lossatlas.landscape.request import ESTIMATED_ANEW, NO_STATISTICS, OF_THE_BATCH
 from lossatlas.linalg.params import Params
@@ -13,7 +13,7 @@ from lossatlas.objective import Objective
 from lossatlas.objective.modes import Mode, norm_layers
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.text import with_error
-from lossatlas.weights.align import check_finite
+from lossatlas.weights.network_checks import check_finite, check_whole_numbers
 from lossatlas.weights.paired import blend
 
 
@@ -23,19 +23,6 @@ def whole_networks(objective: Objective, given: Mapping[str, Params]) -> dict[st
         check_finite(name, params)
     states = states_of(objective, [*given.values()], mode="eval", names=[*given])
     return dict(zip(given, states, strict=True))
-
-
-def check_whole_numbers(states: Sequence[State]) -> None:
-    """Refuse buffers of whole numbers that differ between networks: there are none between."""
-    points = [state.buffers for state in states]
-    for name, value in points[0].items():
-        if not value.is_floating_point() and any(
-            not torch.equal(value, point[name]) for point in points
-        ):
-            raise StructureError(
-                f"'{name}' holds whole numbers and differs between the networks, so there is "
-                "no average of it; give all of them the same."
-            )
 
 
 def mixed_buffers(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
@@ -75,42 +62,6 @@ def running_statistics(objective: Objective, params: Params) -> dict[str, Tensor
         return {name: buffers[name].clone() for name in names}
 
     return anew.with_params(params, read)
-
-
-def complete(
-    objective: Objective, made: Params, given: Params
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A network that was made, with all that a state dict of it holds.
-
-    Statistics are those it was judged with; where it has none in the modes that do not read
-    them, and in mode "recalibrated", they are estimated. What else it does not have is that of
-    a network it was made from, `given`, or a buffer of the model.
-
-    Returns:
-        The network, and names of tied parameters -> the name that it holds them by.
-    """
-    model = objective.model
-    first = {id(value): name for name, value in model.named_parameters()}
-    every = dict(model.named_parameters(remove_duplicate=False))
-    alias = {name: first[id(value)] for name, value in every.items()}
-    spare = {name: value for name, value in model.named_buffers() if not value.is_meta}
-    spare |= {alias.get(name, name): value for name, value in given.items()}
-    whole, tied = dict(made), dict[str, str]()
-    for name in model.state_dict():
-        place = alias.get(name, name)
-        if place not in whole and place in spare:
-            whole[place] = spare[place].detach().clone()
-        if place != name and place in whole:
-            tied[name] = place
-    is_lacking = objective.mode == "train" and set(statistics_names(objective)) - made.keys()
-    if objective.mode == "recalibrated" or is_lacking:
-        whole |= running_statistics(objective, made)
-    return whole, tied
-
-
-def state_dict_of(params: Params, tied: Mapping[str, str]) -> dict[str, Tensor]:
-    """Tensors under all their names; copies, as files do not hold one twice."""
-    return {**params, **{name: params[place].clone() for name, place in tied.items()}}
 
 
 def statistics_notes(

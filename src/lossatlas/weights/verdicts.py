@@ -67,7 +67,7 @@ def recommendation(made: str, loss: Estimate, others: Mapping[str, Estimate]) ->
     if relation == "above that of":
         return f"Use {other}: better than {made} (loss {number_text(loss)}) by {size}."
     if relation == "equal to that of":
-        return f"Use {made} or {other}: equal losses ({number_text(loss)}) up to rounding."
+        return f"Use {made} or {other}: equal up to rounding error (loss {number_text(loss)})."
     if relation == "indistinguishable from that of":
         return (
             f"Use {made} or {other}: indistinguishable (loss {number_text(loss)}, paired "

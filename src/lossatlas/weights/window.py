@@ -277,7 +277,10 @@ class _Rows:
     def append(self, gradient: list[Tensor]) -> None:
         for (name, rows), part in zip(self._values.items(), gradient, strict=True):
             if not bool(part.isfinite().all()):
-                raise NonFiniteError(f"a gradient in '{name}' is not finite at these weights.")
+                raise NonFiniteError(
+                    f"a gradient in '{name}' is not finite at these weights; look for NaN in "
+                    "the data, or for a loss that overflows."
+                )
             rows[self._count] = part.detach()
         self._count += 1
 

@@ -1,0 +1,34 @@
+"""What networks must hold before they are measured or mixed."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lossatlas.errors import NonFiniteError, StructureError
+from lossatlas.linalg.params import Params
+from lossatlas.objective.point import State
+from lossatlas.weights.places import ROOM
+
+
+def check_finite(argument: str, params: Params) -> None:
+    """Refuse a checkpoint with an entry that is not finite, by name."""
+    for name, value in params.items():
+        parts = torch.split(value.detach().reshape(-1), ROOM)
+        if value.is_floating_point() and not all(bool(p.isfinite().all()) for p in parts):
+            raise NonFiniteError(
+                f"`{argument}` holds '{name}' with entries that are not finite; take a "
+                "checkpoint from before the training diverged."
+            )
+
+
+def check_whole_numbers(states: Sequence[State], otherwise: str = "") -> None:
+    """Refuse buffers of whole numbers that differ between networks: there are none between."""
+    points = [state.buffers for state in states]
+    for name, value in points[0].items():
+        if not value.is_floating_point() and any(
+            not torch.equal(value, point[name]) for point in points
+        ):
+            raise StructureError(
+                f"'{name}' holds whole numbers and differs between the networks, so there is "
+                f"no average of it; give all of them the same{otherwise}."
+            )
