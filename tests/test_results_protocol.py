@@ -30,7 +30,7 @@ from lossatlas import (
     weights,
 )
 from lossatlas.inits.candidates import Candidate
-from lossatlas.inits.ranking import trust as simulated_trust
+from lossatlas.inits.trust import trust as simulated_trust
 from lossatlas.landscape.mapping import MapPlan
 from lossatlas.landscape.span import SpanSuggestion
 from lossatlas.result import Result

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from lossatlas.errors import DataError
-from lossatlas.inits.ranking import Calibration, Trust, trust
+from lossatlas.inits.calibration import Calibration
+from lossatlas.inits.trust import Trust, trust
 
 NOISES = {
     "normal": lambda source, n: source.normal(size=n),
@@ -103,11 +104,46 @@ def test_the_interval_is_that_of_ordinary_least_squares():
     np.testing.assert_allclose(upper - lower, 2 * half)
 
 
+def test_intervals_of_positive_losses_are_positive_and_hold():
+    held_ones = []
+    for seed in range(150):
+        short, long, ranks = world(seed, "normal")
+        short, long = np.exp(short - 4), np.exp(long - 6)
+        line = Calibration.fit(short[ranks], long[ranks])
+        expected, lower, upper = line.predict(short)
+        assert line.is_log
+        assert (lower > 0).all()
+        assert (lower < expected).all()
+        assert (line.simulate(short, np.full(32, np.nan), seed) > 0).all()
+        others = np.setdiff1d(np.arange(32), ranks)
+        held_ones.append(((lower <= long) & (long <= upper))[others].mean())
+    assert 0.93 <= np.mean(held_ones) <= 0.97
+
+
+def test_the_log_line_is_the_line_of_logarithms():
+    short, long, ranks = world(1, "normal")
+    x, y = short[ranks], long[ranks]
+    plain, log = Calibration.fit(x - 9, y - 9), Calibration.fit(np.exp(x), np.exp(y))
+    assert (plain.is_log, log.is_log) == (False, True)
+    assert log.slope == pytest.approx(plain.slope)
+    for of_log, of_plain in zip(
+        log.predict(np.exp(short)), plain.predict(short - 9), strict=True
+    ):
+        np.testing.assert_allclose(np.log(of_log), of_plain + 9)
+    np.testing.assert_allclose(
+        np.log(log.simulate(np.exp(short), np.full(32, np.nan), 5)),
+        plain.simulate(short - 9, np.full(32, np.nan), 5) + 9,
+    )
+    values = log.predict(np.exp(short))[0]
+    np.testing.assert_allclose(log.stderr(np.exp(short)), values * plain.stderr(short - 9))
+
+
 def test_equal_short_losses_and_diverged_candidates():
     line = Calibration.fit(np.ones(5), np.arange(5.0))
     expected, lower, upper = line.predict(np.array([1.0, np.nan]))
     assert expected[0] == pytest.approx(2.0)
-    assert lower[0] < 0 < upper[0]
+    # No loss of the check is negative, so no interval is.
+    assert lower[0] == 0 < upper[0]
     assert np.isnan(upper[1])
     simulated = line.simulate(np.ones(3), np.array([np.inf, np.nan, 1.0]), 0)
     assert np.isinf(simulated[:, 0]).all()

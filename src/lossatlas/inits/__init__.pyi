@@ -1,3 +1,4 @@
+from .calibration import Calibration as Calibration
 from .candidates import Candidate as Candidate
 from .features import Features as Features
 from .labels import Labels as Labels
@@ -6,11 +7,10 @@ from .pipeline import FinishedStage as FinishedStage
 from .pipeline import run as run
 from .pipeline import run_stage as run_stage
 from .quality import Quality as Quality
-from .ranking import Calibration as Calibration
 from .ranking import Ranking as Ranking
-from .ranking import Trust as Trust
 from .ranking import rank as rank
 from .samples import Samples as Samples
 from .settings import InitsSettings as InitsSettings
 from .surrogates import Surrogates as Surrogates
 from .surrogates import fit_surrogates as fit_surrogates
+from .trust import Trust as Trust
