@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import lossatlas as la
-from lossatlas.curvature.groups import split_examples
+from lossatlas.curvature.group_data import split_examples
 from lossatlas.errors import ArgumentError
 from reference.curvature_cases import classes, mlp, normal
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 import lossatlas as la
-from lossatlas.curvature.groups import split_examples, target_classes
+from lossatlas.curvature.group_data import split_examples, target_classes
 from lossatlas.errors import ArgumentError, DataError, DataWarning, StochasticError
 from lossatlas.integrations.loaders import InOrder
 from lossatlas.objective import batches

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossatlas.checks import check_flag
 from lossatlas.curvature.arguments import check_count, check_tensor, checked_features
-from lossatlas.curvature.groups import target_classes
+from lossatlas.curvature.group_data import target_classes
 from lossatlas.curvature.instrument import Context, Parts, instrument
 from lossatlas.errors import DataError, NonFiniteError
 from lossatlas.linalg.estimators import jackknife

@@ -142,20 +142,19 @@ def plan_krylov(
     objective: Objective, request: KrylovRequest, names: str | Iterable[str] | None = None
 ) -> KrylovPlan:
     """How the basis of a run is kept, from shapes alone; the same on all processes."""
-    dtype, size, shapes = torch.float32, 0, objective.shapes
+    request.check()
+    dtype, size = torch.float32, 0
     for name in matching(objective.names, names):
-        dtype, size = (
-            torch.promote_types(dtype, shapes[name].dtype),
-            size + shapes[name].numel(),
-        )
+        shape = objective.shapes[name]
+        dtype, size = torch.promote_types(dtype, shape.dtype), size + shape.numel()
     plan = request.plan(size, dtype, objective.device, partial(free_together, objective))
     return replace(plan, storage=_in_step(objective, plan.storage))
 
 
 def _in_step(objective: Objective, storage: Storage) -> Storage:
     # Processes that work together have the same basis.
-    told = partial(ran_out_somewhere, objective.model, objective.ranks)
-    return replace(storage, ran_out=told)
+    ran_out = partial(ran_out_somewhere, objective.model, objective.ranks)
+    return replace(storage, ran_out=ran_out)
 
 
 def free_together(objective: Objective, device: torch.device) -> int | None:

@@ -1,8 +1,8 @@
 """Both ends of a curvature spectrum with error bounds, its density, and spectra of parts."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,32 +13,25 @@ from numpy.typing import NDArray
 from lossatlas.checks import check_at_least, check_flag, check_one_of, check_positive
 from lossatlas.curvature.arguments import check_count, check_objective
 from lossatlas.curvature.density import Density, density_of
+from lossatlas.curvature.eigenvalues import eigenvalue_estimate
+from lossatlas.curvature.extreme_eigenvalues import ExtremeEigenvalues, extreme_eigenvalues
+from lossatlas.curvature.group_data import Labels
 from lossatlas.curvature.groups import (
     GroupBy,
     GroupRequest,
     GroupSpectra,
     GroupSpectrum,
-    Labels,
     group_spectra,
 )
 from lossatlas.curvature.instrument import Context, Parts, instrument
-from lossatlas.curvature.krylov_memory import (
-    RAN_OUT,
-    BasisKind,
-    KrylovPlan,
-    KrylovRequest,
-    plan_krylov,
-)
+from lossatlas.curvature.krylov_memory import BasisKind, KrylovRequest, plan_krylov
 from lossatlas.curvature.matrices import KINDS, MatrixKind, product_of
 from lossatlas.curvature.operators import CurvatureOperator
 from lossatlas.curvature.saddles import saddle_range, saddle_ratio
 from lossatlas.curvature.selfcheck import CheckedResult, ensure_curvature, says_checks
-from lossatlas.curvature.trace import UNIT, random_run, trace
+from lossatlas.curvature.trace import trace
 from lossatlas.errors import ArgumentError
 from lossatlas.io import Provenance
-from lossatlas.linalg.basis import Basis
-from lossatlas.linalg.extremes import converge, reached_ends, within
-from lossatlas.linalg.krylov import Lanczos, Ritz
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.lines import coarse_rounding
@@ -47,8 +40,6 @@ from lossatlas.text import number, with_error
 
 Array = NDArray[np.float64]
 
-# Beyond this products are more than rounded.
-_SYMMETRIC = 1e-3
 # An outlier stands above the rest by at least this factor.
 _STANDS_OUT = 1.5
 # Below this share of the largest eigenvalue a negative one is called slight.
@@ -149,10 +140,10 @@ class Spectrum(CheckedResult):
         of `top` are positive beyond their bounds. 0 where no gap is a factor of 1.5. Ask for
         about twice as many as there are classes.
         """
-        known = self.top[self.top > self.top_bounds]
-        if len(known) < 3:
+        positive = self.top[self.top > self.top_bounds]
+        if len(positive) < 3:
             return None
-        ratios = known[:-1] / known[1:]
+        ratios = positive[:-1] / positive[1:]
         wide = np.flatnonzero(ratios >= max(_STANDS_OUT, ratios.max() ** 0.5))
         return int(wide[-1]) + 1 if len(wide) else 0
 
@@ -163,15 +154,9 @@ class Spectrum(CheckedResult):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The eigenvalues with their bounds, the negative mass, and the numbers of groups."""
-        ends = (
-            ("largest eigenvalue", self.top, self.top_bounds),
-            ("smallest eigenvalue", self.bottom, self.bottom_bounds),
-        )
         estimates = [
-            _eigenvalue(name, k, len(values), float(value), float(bound))
-            for name, values, bounds in ends
-            for k, (value, bound) in enumerate(zip(values, bounds, strict=True))
-            if np.isfinite(value)
+            *_end_estimates("largest eigenvalue", self.top, self.top_bounds),
+            *_end_estimates("smallest eigenvalue", self.bottom, self.bottom_bounds),
         ]
         mass = self.negative_mass
         if mass is not None:
@@ -192,12 +177,12 @@ class Spectrum(CheckedResult):
         Returns:
             The answer, and "sure" where both are known beyond their bounds, otherwise "".
         """
-        sharp = "not known"
+        start = "not known"
         if len(self.top):
             value, bound = float(self.top[0]), float(self.top_bounds[0])
-            exact = bound < _SHOWN * abs(value)
-            sharp = number(value) if exact else with_error(value, bound)
-        start = sharp if sharp == "not known" else f"curvature up to {sharp}"
+            is_exact = bound < _SHOWN * abs(value)
+            shown = number(value) if is_exact else with_error(value, bound)
+            start = f"curvature up to {shown}"
         if not len(self.bottom):
             return start, ""
         lowest, bound = float(self.bottom[0]), float(self.bottom_bounds[0])
@@ -243,8 +228,9 @@ class Spectrum(CheckedResult):
         lowest, bound = float(self.bottom[0]), float(self.bottom_bounds[0])
         ratio, high = self.saddle_ratio, self.saddle_range[1]
         if math.isnan(ratio):
-            known = math.isfinite(high)
-            share = f", at most {number(high, 2)} times the largest" if known else ""
+            share = ""
+            if math.isfinite(high):
+                share = f", at most {number(high, 2)} times the largest"
             return (
                 "Whether the loss curves downhill in some direction is not known: the lowest "
                 f"eigenvalue found is {with_error(lowest, bound)} (error bound{share})."
@@ -291,16 +277,14 @@ class Spectrum(CheckedResult):
         return (whole, *groups) if density is not None else (*groups, whole)
 
 
-def _eigenvalue(name: str, place: int, total: int, value: float, bound: float) -> Estimate:
-    hidden = "; its sign is not known" if abs(value) < bound else ""
-    return Estimate(
-        value,
-        bound=bound,
-        name=name if place == 0 else f"{name}, {place + 1} of {total}",
-        unit=UNIT,
-        meaning=f"{_MEANINGS[name]}; error is a residual bound{hidden}",
-        is_minor=place > 0,
-    )
+def _end_estimates(name: str, values: Array, bounds: Array) -> Iterator[Estimate]:
+    for index, (value, bound) in enumerate(zip(values, bounds, strict=True)):
+        if not np.isfinite(value):
+            continue
+        label = f"{name}, {index + 1} of {len(values)}" if index else name
+        yield eigenvalue_estimate(
+            float(value), float(bound), label, _MEANINGS[name], is_minor=index > 0
+        )
 
 
 @instrument(
@@ -409,9 +393,7 @@ def spectrum(
     check_flag("vectors", vectors)
     _check_numbers(top, bottom, tolerance, probes=probes, steps=steps, limit=limit)
     check_one_of("curvature", curvature, KINDS)
-    kept = KrylovRequest(top + bottom, limit, rows, basis)
-    kept.check()
-    plan = plan_krylov(objective, kept, names)
+    plan = plan_krylov(objective, KrylovRequest(top + bottom, limit, rows, basis), names)
     _check_size(plan.size, top=top, bottom=bottom)
     if curvature == "hessian":
         # Before weights are copied, because a check holds several copies itself.
@@ -419,27 +401,28 @@ def spectrum(
     matrix = product_of(curvature, objective, params=params, names=names)
     over = list(matrix.params)
     request = GroupRequest(by, curvature, params, over, labels, tolerance, limit, least, seed)
-    ends = _ends(matrix, plan, top, bottom, tolerance=tolerance, limit=limit, seed=seed)
+    ends = extreme_eigenvalues(
+        matrix, plan, top, bottom, tolerance=tolerance, limit=limit, seed=seed
+    )
     density_estimate = _density(matrix, ends, probes, steps, seed) if density else None
     groups = group_spectra(objective, request)
-    asked: dict[str, Any] = {"top": top, "bottom": bottom, "tolerance": tolerance, "by": by}
-    asked |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
-    asked |= {"probes": probes, "steps": steps, "rows": rows, "basis": basis}
-    largest = float(np.abs(ends.values).max(initial=0.0))
-    bounds = ends.bounds(matrix) + coarse_rounding(objective) * largest
+    settings: dict[str, Any] = {"top": top, "bottom": bottom, "tolerance": tolerance, "by": by}
+    settings |= {"curvature": curvature, "names": names, "limit": limit, "density": density}
+    settings |= {"probes": probes, "steps": steps, "rows": rows, "basis": basis}
+    bounds, rounding = ends.bounds(matrix), coarse_rounding(objective) * ends.largest_size
     return Spectrum(
-        top=ends.values[: len(bounds) - ends.lowest],
-        bottom=ends.values[len(bounds) - ends.lowest :],
-        top_bounds=bounds[: len(bounds) - ends.lowest],
-        bottom_bounds=bounds[len(bounds) - ends.lowest :],
-        products=matrix.count + sum(line.products for line in groups),
+        top=ends.ritz.values[ends.top],
+        bottom=ends.ritz.values[ends.bottom],
+        top_bounds=np.array([bounds[index] + rounding for index in ends.top]),
+        bottom_bounds=np.array([bounds[index] + rounding for index in ends.bottom]),
+        products=matrix.count + sum(group.products for group in groups),
         reached=ends.reached,
         density=density_estimate,
         groups=groups,
         vectors=ends.vectors(matrix) if vectors else (),
         parameters=matrix.size,
         memory=plan.memory,
-        provenance=_provenance(objective, seed, asked),
+        provenance=_provenance(objective, seed, settings),
         note="; ".join(filter(None, (plan.note, ends.note))),
         top_reached=ends.top_reached,
         bottom_reached=ends.bottom_reached,
@@ -456,144 +439,28 @@ def _check_numbers(top: Any, bottom: Any, tolerance: Any, **counts: Any) -> None
         check_count(name, value, 1)
 
 
-def _provenance(objective: Objective, seed: int, asked: dict[str, Any]) -> Provenance:
-    names = asked["names"]
+def _provenance(objective: Objective, seed: int, settings: dict[str, Any]) -> Provenance:
+    names = settings["names"]
     plain = names if names is None or isinstance(names, str) else list(names)
     model, data = objective.fingerprint()
-    return Provenance(seed, asked | {"names": plain, "mode": objective.mode}, model, data)
+    return Provenance(seed, settings | {"names": plain, "mode": objective.mode}, model, data)
 
 
 def _check_size(size: int, **counts: int) -> None:
-    for name, asked in counts.items():
-        if asked > size:
+    for name, count in counts.items():
+        if count > size:
             raise ArgumentError(
-                f"`{name}` must be at most the number of parameters, {size}; got {asked}."
+                f"`{name}` must be at most the number of parameters, {size}; got {count}."
             )
 
 
-@dataclass(frozen=True)
-class _Ends:
-    # The run that found the ends; its basis now holds their eigenvectors, one for each of
-    # `places` in `ritz`. Top, descending, comes before bottom; none is there twice.
-    ritz: Ritz
-    first: Ritz
-    top_reached: bool
-    bottom_reached: bool
-    basis: Basis
-    places: list[int]
-    wanted: list[int]
-    lowest: int
-    products: int
-    note: str
-
-    @property
-    def reached(self) -> bool:
-        return self.top_reached and self.bottom_reached
-
-    @property
-    def values(self) -> Array:
-        return self.ritz.values[self.wanted]
-
-    def row(self, place: int, matrix: CurvatureOperator) -> torch.Tensor:
-        return self.basis[self.places.index(place)].to(device=matrix.device, dtype=matrix.dtype)
-
-    def bounds(self, matrix: CurvatureOperator) -> Array:
-        # Of the run, and of products that are differences of gradients.
-        values, bounds = self.ritz.values, {}
-        for place in self.places:
-            off = matrix.difference_error(self.row(place, matrix), float(values[place]))
-            bounds[place] = float(self.ritz.bounds[place]) + off
-        return np.array([bounds[place] for place in self.wanted])
-
-    def vectors(self, matrix: CurvatureOperator) -> tuple[dict[str, torch.Tensor], ...]:
-        rows = [self.row(place, matrix) for place in self.wanted]
-        return tuple(matrix.unflatten(row / row.norm()) for row in rows)
-
-
-def _ends(
-    matrix: CurvatureOperator,
-    plan: KrylovPlan,
-    top: int,
-    bottom: int,
-    *,
-    seed: int,
-    tolerance: float,
-    limit: int,
-) -> _Ends:
-    lanczos = random_run(matrix, seed, plan.storage)
-    ritz, reached = converge(lanczos, top=top, bottom=bottom, tolerance=tolerance, limit=limit)
-    size, first = len(ritz.values), lanczos.before_restart
-    upper, lower = list(range(size))[::-1][:top], list(range(size))[:bottom]
-    places = list(dict.fromkeys(upper + lower))
-    # The eigenvectors take the place of the basis: no further memory is needed.
-    lanczos.basis.rotate(ritz.vectors[:, places])
-    if plan.rounds:
-        ritz = _measured(lanczos, ritz, places)
-        upper.sort(key=lambda place: -ritz.values[place])
-        lower.sort(key=lambda place: ritz.values[place])
-    wanted: dict[str, Any] = {"top": top, "bottom": bottom, "tolerance": tolerance}
-    reached = within(lanczos, ritz, **wanted) if plan.rounds else reached
-    near = reached_ends(lanczos, ritz, reached, **wanted)
-    above, below = (ok and size >= count for ok, count in zip(near, (top, bottom), strict=True))
-    return _Ends(
-        ritz,
-        ritz if first is None else _first_run(first, ritz, top, bottom),
-        above,
-        below,
-        lanczos.basis,
-        places,
-        upper + lower,
-        len(lower),
-        lanczos.products,
-        "; ".join(filter(None, (RAN_OUT if lanczos.full else "", _doubt(lanczos.asymmetry)))),
-    )
-
-
-def _measured(lanczos: Lanczos, ritz: Ritz, places: list[int]) -> Ritz:
-    # The recurrence does not see how rows were rounded: one product a vector does.
-    values, residuals, bounds = (
-        each.copy() for each in (ritz.values, ritz.residuals, ritz.bounds)
-    )
-    for row, place in enumerate(places):
-        image = lanczos.apply(lanczos.basis[row])
-        length = math.sqrt(lanczos.basis.square(row))
-        value = lanczos.basis.dot(row, image) / length**2
-        lanczos.basis.add_to(image, row, -value)
-        values[place], residuals[place] = value, float(image.norm()) / length
-    lanczos.products += len(places)
-    noise = lanczos.rounding * float(np.abs(values).max())
-    bounds[places] = residuals[places] + noise
-    return replace(ritz, values=values, residuals=residuals, bounds=bounds)
-
-
-def _first_run(first: Ritz, last: Ritz, top: int, bottom: int) -> Ritz:
-    # The quadrature of the first run, with the ends as the last one knows them.
-    ends = [*range(min(bottom, len(first.values))), *range(-min(top, len(first.values)), 0)]
-    values, bounds = first.values.copy(), first.bounds.copy()
-    values[ends], bounds[ends] = last.values[ends], last.bounds[ends]
-    return replace(first, values=values, bounds=bounds)
-
-
-def _doubt(asymmetry: float) -> str:
-    if asymmetry < _SYMMETRIC:
-        return ""
-    return (
-        f"products are off those of a symmetric matrix by {asymmetry:.1g} of the largest "
-        "eigenvalue: low precision, or an operation whose second derivative is wrong"
-    )
-
-
 def _density(
-    matrix: CurvatureOperator, ends: _Ends, probes: int, steps: int, seed: int
+    matrix: CurvatureOperator, ends: ExtremeEigenvalues, probes: int, steps: int, seed: int
 ) -> Density:
-    first, size = ends.first, len(ends.ritz.values)
-    known = np.zeros(len(first.values), dtype=bool)
-    # From either end, because a run that was restarted has another length.
-    known[[p if p < ends.lowest else p - size for p in ends.places]] = ends.reached
     return density_of(
         matrix.flat,
-        first,
-        known,
+        ends.first,
+        ends.converged,
         ends.basis if ends.reached else None,
         products=ends.products,
         probes=probes,
