@@ -12,7 +12,7 @@ from lossatlas.io import from_bytes, to_bytes
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.plots import canvas, web
 from lossatlas.recipes import Runs, TrainingSetup, parse_recipe, train_recipes
-from lossatlas.recipes.runs import _intervals, _traces
+from lossatlas.recipes.charts import curves_chart, intervals_chart
 from lossatlas.report import render
 from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate
@@ -194,19 +194,21 @@ def test_decisions_are_drawn_with_their_reasons():
 
 def test_traces_hold_all_trainings():
     trace = np.array([[1.0, 2.0, np.nan], [3.0, 4.0, np.nan]])
-    chart = _traces(["a"], [trace], "loss", smooth=False)
+    chart = curves_chart(["a"], [trace], "loss", smooth=False)
     figure = web.draw(chart)
     assert list(figure.data[1].y) == [2.0, 3.0]
     assert list(figure.data[0].y) == [3.0, 4.0, 2.0, 1.0]
     ax = canvas.draw(chart)
     assert ax.lines[0].get_ydata().tolist() == [2.0, 3.0]
     plt.close(ax.figure)
-    assert web.draw(_traces(["a"], [np.full((2, 3), np.nan)], "loss", smooth=True)).data == ()
+    assert (
+        web.draw(curves_chart(["a"], [np.full((2, 3), np.nan)], "loss", smooth=True)).data == ()
+    )
 
 
 def test_both_backends_draw_the_same_intervals():
     values = [np.array([0.9, 1.1]), np.array([2.0, np.nan])]
-    chart = _intervals(["a", "<b>$"], values, "Scores", "score", zero=True)
+    chart = intervals_chart(["a", "<b>$"], values, "Scores", "score", zero=True)
     figure, ax = web.draw(chart), canvas.draw(chart)
     low, high = mean_of(values[0]).interval()
     for x in (figure.data[3].x, ax.lines[3].get_xdata()):

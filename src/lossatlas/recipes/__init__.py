@@ -5,8 +5,9 @@ from lossatlas.recipes.averages import AVERAGES
 from lossatlas.recipes.differences import effect_size, paired, verdict
 from lossatlas.recipes.recipe import Recipe, parse_recipe
 from lossatlas.recipes.run import SCORES, Run, run_recipe
-from lossatlas.recipes.runs import RecipeSummary, Runs
+from lossatlas.recipes.runs import Runs
 from lossatlas.recipes.setup import TrainingSetup
+from lossatlas.recipes.summary import RecipeSummary
 from lossatlas.recipes.train import train_recipes
 from lossatlas.recipes.transfer import Scaling, TransferCheck, transfer_check
 
