@@ -32,15 +32,18 @@ def by_hand(task):
     }
 
 
+def check_mean_squares(task):
+    squares = room.squared_gradients(task, task.params)
+    for name, rows in by_hand(task).items():
+        mean = rows.square().mean(0)
+        tolerance = 1e-5 * float(mean.max()) + 1e-12
+        assert torch.allclose(squares[name], mean, rtol=1e-3, atol=tolerance), name
+
+
 @pytest.mark.parametrize("name", ["cnn", "gated", "experts", "unbound heads", "lstm"])
 def test_the_diagonal_is_the_mean_square_of_all_gradients(name):
     task = objective(name)
-    expected = {n: rows.square().mean(0) for n, rows in by_hand(task).items()}
-    found = room.squared_gradients(task, task.params)
-    for n, value in expected.items():
-        assert torch.allclose(
-            found[n], value, rtol=1e-3, atol=1e-5 * float(value.max()) + 1e-12
-        ), n
+    check_mean_squares(task)
 
 
 def test_weights_of_examples_count_once_and_none_is_left_out():
@@ -74,12 +77,7 @@ def test_examples_that_depend_on_others_are_taken_together(way):
     mode = "train" if way == "mode" else "eval"
     task = la.Objective(network("cnn"), loss, pictures(), mode=mode, check=False)
     assert task.unit == "examples"
-    expected = {n: rows.square().mean(0) for n, rows in by_hand(task).items()}
-    found = room.squared_gradients(task, task.params)
-    for n, value in expected.items():
-        assert torch.allclose(
-            found[n], value, rtol=1e-3, atol=1e-5 * float(value.max()) + 1e-12
-        ), n
+    check_mean_squares(task)
 
 
 def test_a_merge_by_default_weighs_by_it():

@@ -68,7 +68,7 @@ class Correlations:
         places: Mapping[int, list[Place]],
         pairs: Iterable[tuple[int, int]],
     ) -> None:
-        self._objective, self._found = objective, symmetries
+        self._objective, self._symmetries = objective, symmetries
         # Statistics are estimated once for all batches, and given with the weights.
         self._fixed = objective if objective.mode != "recalibrated" else _evaluated(objective)
         self._places = {k: known for k, known in places.items() if known}
@@ -94,7 +94,7 @@ class Correlations:
                 # Data may go other ways through the two: then units cannot be compared.
                 if [part.shape for part in rows[0]] != [part.shape for part in rows[1]]:
                     continue
-                scaled = self._found.groups[pair[0]].kind == "permutation"
+                scaled = self._symmetries.groups[pair[0]].kind == "permutation"
                 part = _similarity(*rows, scaled=scaled)
                 totals[pair] = totals[pair].add_(part) if pair in totals else part
         return totals

@@ -76,13 +76,13 @@ def with_adapter(
     pairs, others = _sorted_out(adapter)
     merged = {name: value.detach().clone() for name, value in base.items()}
     for name, value in others.items():
-        known = _known(base, name)
-        _check_shape(known, value.shape, base[known].shape)
-        merged[known] = value.to(base[known])
+        target = _parameter_of(base, name)
+        _check_shape(target, value.shape, base[target].shape)
+        merged[target] = value.to(base[target])
     for module, pair in pairs.items():
-        known = _known(base, f"{module}.weight")
+        target = _parameter_of(base, f"{module}.weight")
         factor = scale if scale is not None else _scale(config, module, pair)
-        merged[known] = _moved(known, base[known], pair, factor, config)
+        merged[target] = _moved(target, base[target], pair, factor, config)
     return merged
 
 
@@ -128,7 +128,7 @@ def _sorted_out(adapter: Params) -> tuple[dict[str, Pair], dict[str, Tensor]]:
     return pairs, others
 
 
-def _known(base: Params, name: str) -> str:
+def _parameter_of(base: Params, name: str) -> str:
     """The base's own name of a tensor; one of the two may have a longer path."""
     if name in base:
         return name

@@ -44,23 +44,24 @@ def behind_best(
     Source: Hsu, Annals of Statistics 9 (1981), 1026-1034 (comparisons with the best).
     """
     plain = [judged.difference(each, sums[best]) for each in sums]
-    known = [k for k, far in enumerate(plain) if k == best or far.stderr > 0]
-    rivals = [k for k in known if k in others]
+    comparable = [k for k, far in enumerate(plain) if k == best or far.stderr > 0]
+    rivals = [k for k in comparable if k in others]
     estimates = [*plain]
     estimates[best] = replace(
         plain[best], value=0.0, stderr=0.0, why_no_error="the best itself"
     )
     if len(rivals) < 2:
         return tuple(estimates)
-    covariance = _covariance(judged.weights, [sums[k] for k in known])
-    drawn = _draws(covariance, plain[known[0] if known[0] != best else known[1]].samples, seed)
-    at = {k: place for place, k in enumerate(known)}
-    for k in known:
+    covariance = _covariance(judged.weights, [sums[k] for k in comparable])
+    samples = next(plain[k].samples for k in comparable if k != best)
+    drawn = _draws(covariance, samples, seed)
+    rows_of = {k: row for row, k in enumerate(comparable)}
+    for k in comparable:
         if k == best:
             continue
         low, high = plain[k].interval(_LEVEL)
-        rows = [at[j] for j in rivals if j != k]
-        reach = _reach(drawn, covariance, at[k], rows) * plain[k].stderr
+        rows = [rows_of[j] for j in rivals if j != k]
+        reach = _reach(drawn, covariance, rows_of[k], rows) * plain[k].stderr
         estimates[k] = replace(plain[k], ends=(min(low, plain[k].value - reach), high))
     return tuple(estimates)
 

@@ -94,8 +94,8 @@ class Choice(Result):
     def flattest(self) -> str:
         """Of `equal`, the one with the least sharpness; empty with fewer than two known."""
         pairs = zip(self.names, self.sharpness, strict=False)
-        known = {n: e.value for n, e in pairs if n in self.equal and math.isfinite(e.value)}
-        return min(known, key=lambda name: known[name]) if len(known) > 1 else ""
+        sharpness = {n: e.value for n, e in pairs if n in self.equal and math.isfinite(e.value)}
+        return min(sharpness, key=lambda name: sharpness[name]) if len(sharpness) > 1 else ""
 
     @property
     def _rivals(self) -> list[str]:
@@ -384,17 +384,17 @@ def choose(
     check_flag("sharpness", sharpness)
     if localization is not None:
         check_positive("localization", localization)
-    called = _names_of(checkpoints, names)
-    states = whole_networks(objective, dict(zip(called, checkpoints, strict=True)))
+    labels = _names_of(checkpoints, names)
+    states = whole_networks(objective, dict(zip(labels, checkpoints, strict=True)))
     points = [state.whole for state in states.values()]
     if averages:
         check_whole_numbers([*states.values()], _NO_MEANS)
     count = len(points)
     pairs = range(count - 1) if averages else range(0)
-    called += [f"{_MEAN}{called[k]} and {called[k + 1]}" for k in pairs]
-    tasks = {f"{k + 1}: {name}": k for k, name in enumerate(called)}
+    labels += [f"{_MEAN}{labels[k]} and {labels[k + 1]}" for k in pairs]
+    tasks = {f"{k + 1}: {name}": k for k, name in enumerate(labels)}
     measure = _Measure(objective, [*states.values()], sharpness, localization, seed)
-    settings = {"names": called, "sharpness": sharpness, "seed": seed}
+    settings = {"names": labels, "sharpness": sharpness, "seed": seed}
     run = identity("choose", [objective], points, settings | {"localization": localization})
     with open_ledger(resume, run) as ledger:
         rows = list(run_tasks(tasks, lambda: measure, ledger=ledger, progress=progress))
@@ -407,11 +407,11 @@ def choose(
     equal = _equal(judged, sums, best, level)
     behind = behind_best(judged, sums, best, equal, seed)
     return Choice(
-        tuple(called),
+        tuple(labels),
         count,
         losses,
         behind,
-        equal=tuple(called[k] for k in equal),
+        equal=tuple(labels[k] for k in equal),
         sharpness=tuple(row[2] for row in own) if sharpness else (),
         coefficients=tuple(row[3] for row in own) if localization is not None else (),
         gains=_gains(judged, sums, pairs),
@@ -497,14 +497,14 @@ def _names_of(checkpoints: Sequence[Params], names: Sequence[str] | None) -> lis
             raise ArgumentError(
                 f"`names` must be one a checkpoint; got {len(names)} for {len(checkpoints)}."
             )
-    called: list[str] = []
+    labels: list[str] = []
     for position, point in enumerate(checkpoints, 1):
         own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {position}"
         name = own if names is None else str(names[position - 1])
-        while name in called:
+        while name in labels:
             name = f"{name} ({position})"
-        called.append(name)
-    return called
+        labels.append(name)
+    return labels
 
 
 def _check_some_finite(losses: Sequence[Estimate]) -> None:

@@ -127,41 +127,41 @@ def connect(
     require_memory(objective, "connect", kind=kind, bends=bends)
     settings: dict[str, Any] = {"plan": repr(plan), "align": align_first, "repair": repair}
     settings["metrics"] = list(metrics or {})
-    told = _Told(progress, plan)
+    counter = _StepCounter(progress, plan)
     judges = [objective, *([train] if train is not None else [])]
-    with Unfinished(resume, identity("connect", judges, [a, b], settings)) as kept:
+    with Unfinished(resume, identity("connect", judges, [a, b], settings)) as unfinished:
         if align_first:
             a, b = (with_statistics(objective, end) for end in (a, b))
-            b = _aligned(objective, a, b, seed, kept)
+            b = _aligned(objective, a, b, seed, unfinished)
         between: tuple[dict[str, Tensor], ...] = ()
         if kind != "line":
             # Before weights are copied, because a check holds several copies itself.
             ensure_slope(train or objective)
-            between = trained_bends(train or objective, plan, (a, b), kept, told.add)
+            between = trained_bends(train or objective, plan, (a, b), unfinished, counter.add)
         knots = (a, *between, b)
         survey = _Survey(
-            objective, knots, plan, kept, told, metrics=metrics or {}, repair=repair
+            objective, knots, plan, unfinished, counter, metrics=metrics or {}, repair=repair
         )
         for t in np.linspace(0, 1, points).tolist():
             survey.measure(t)
         survey.refine(_REFINEMENTS)
-    found = survey.result(seed)
+    connection = survey.result(seed)
     notes = statistics_notes(objective, states, "networks between them", anew=bool(repair))
-    return replace(found, notes=(*notes, *survey.anew(found)))
+    return replace(connection, notes=(*notes, *survey.anew(connection)))
 
 
 def _aligned(
-    objective: Objective, a: Params, b: Params, seed: int, kept: Unfinished
+    objective: Objective, a: Params, b: Params, seed: int, unfinished: Unfinished
 ) -> dict[str, Tensor]:
-    aligned_values = kept.get_tensors("aligned", b.values())
+    aligned_values = unfinished.get_tensors("aligned", b.values())
     if aligned_values is None:
         aligned = align(objective, a, b, seed=seed).params
         aligned_values = [aligned[name] for name in b]
-        kept.put_tensors("aligned", aligned_values)
+        unfinished.put_tensors("aligned", aligned_values)
     return dict(zip(b, aligned_values, strict=True))
 
 
-class _Told:
+class _StepCounter:
     """Progress over steps of training, then points."""
 
     def __init__(self, tell: Callable[[int, int], None] | None, plan: PathPlan) -> None:
@@ -182,15 +182,15 @@ class _Survey:
         objective: Objective,
         knots: tuple[Params, ...],
         plan: PathPlan,
-        kept: Unfinished,
-        told: _Told,
+        unfinished: Unfinished,
+        counter: _StepCounter,
         *,
         metrics: Mapping[str, Callable[..., Any]],
         repair: Repair | None,
     ) -> None:
         self._objective, self._knots, self._plan = objective, knots, plan
-        self._metrics, self._kept, self._told = metrics, kept, told
-        self._losses = PairedLosses(objective, kept)
+        self._metrics, self._unfinished, self._counter = metrics, unfinished, counter
+        self._losses = PairedLosses(objective, unfinished)
         self._sums: dict[float, Array] = {}
         self._measured: dict[float, dict[str, float]] = {}
         self._repair = repair or ""
@@ -208,9 +208,9 @@ class _Survey:
     def measure(self, t: float) -> None:
         self._sums[t] = self._losses.sums_once(f"losses at {t!r}", lambda: self._point(t))
         if self._metrics:
-            values = self._kept.once(f"metrics at {t!r}", lambda: self._metrics_at(t))
+            values = self._unfinished.once(f"metrics at {t!r}", lambda: self._metrics_at(t))
             self._measured[t] = dict(zip(self._metrics, values[0].tolist(), strict=True))
-        self._told.add()
+        self._counter.add()
 
     def _metrics_at(self, t: float) -> Array:
         metrics = self._objective.evaluate_all(self._metrics, self._point(t))
@@ -292,12 +292,12 @@ def _band(rows: Array, weights: Array, seed: int, level: float = 0.95) -> float:
     means = rows.sum(1) / weights.sum()
     residuals = rows - np.outer(means, weights)
     scale = np.sqrt(np.square(residuals).sum(1))
-    known = scale > 1e-12 * max(float(np.abs(rows).max()), 1e-300)
-    if not known.any():
+    varies = scale > 1e-12 * max(float(np.abs(rows).max()), 1e-300)
+    if not varies.any():
         return 0.0
     draws = np.random.default_rng(seed).standard_normal((_DRAWS, rows.shape[1]))
     # Few units: a normal multiplier over a chi, so that one point has Student's t.
     spread = np.random.default_rng(seed + 1).chisquare(count - 1, (_DRAWS, 1))
     draws /= np.sqrt(spread / (count - 1))
-    largest = np.abs(draws @ (residuals[known] / scale[known, None]).T).max(1)
+    largest = np.abs(draws @ (residuals[varies] / scale[varies, None]).T).max(1)
     return float(np.quantile(largest, level))

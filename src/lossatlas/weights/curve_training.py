@@ -52,7 +52,7 @@ def trained_bends(
     objective: Objective,
     plan: PathPlan,
     ends: tuple[Params, Params],
-    kept: Unfinished,
+    unfinished: Unfinished,
     tell: Callable[[int], None],
 ) -> tuple[dict[str, Tensor], ...]:
     """The bends of a curve after training; buffers stay means of those of the ends."""
@@ -62,7 +62,7 @@ def trained_bends(
     training = plan.training
     draw = generator(training.seed, "positions")
     batches = endless_batches(objective, training.seed)
-    start = _resumed(kept, bends, speed)
+    start = _resumed(unfinished, bends, speed)
     tell(start)
     for step in range(training.steps):
         t, batch = float(torch.rand((), generator=draw, dtype=torch.float64)), next(batches)
@@ -79,19 +79,19 @@ def trained_bends(
         done = step + 1
         if done == training.steps or done % max(1, training.steps // _SAVES) == 0:
             moved = [side[n] for n in objective.names for side in (*bends, *speed)]
-            kept.put_tensors("training", [torch.tensor(float(done)), *moved])
+            unfinished.put_tensors("training", [torch.tensor(float(done)), *moved])
     return tuple(bends)
 
 
 def _resumed(
-    kept: Unfinished, bends: list[dict[str, Tensor]], speed: list[dict[str, Tensor]]
+    unfinished: Unfinished, bends: list[dict[str, Tensor]], speed: list[dict[str, Tensor]]
 ) -> int:
     """Put back what was kept of a training; how many steps were done."""
     places = [(side, name) for name in speed[0] for side in (*bends, *speed)]
     like = [torch.zeros((), dtype=torch.float64), *(side[name] for side, name in places)]
-    found = kept.get_tensors("training", like)
-    if found is None:
+    saved = unfinished.get_tensors("training", like)
+    if saved is None:
         return 0
-    for (side, name), value in zip(places, found[1:], strict=True):
+    for (side, name), value in zip(places, saved[1:], strict=True):
         side[name] = value.clone()
-    return int(found[0])
+    return int(saved[0])

@@ -70,12 +70,12 @@ class EditedLayer:
             return weight.detach().clone(), flat.numel(), 0.0
         wide = flat.to(torch.float32 if max(flat.shape) > _LARGE else torch.float64)
         turned = self._turned(wide)
-        kept = self._kept(turned, keep)
-        back = self._turned_back(torch.where(kept, turned, 0.0))
+        mask = self._kept(turned, keep)
+        back = self._turned_back(torch.where(mask, turned, 0.0))
         cast = back.to(weight.dtype)
         error = float((cast.to(back) - back).norm()) / max(float(wide.norm()), 1e-300)
         shaped = (cast.T if self.is_transposed else cast).reshape(weight.shape)
-        return shaped.contiguous(), int(kept.sum()), error
+        return shaped.contiguous(), int(mask.sum()), error
 
     def _turned(self, weight: Tensor) -> Tensor:
         left, right = self.outputs.vectors, self.inputs.vectors
@@ -201,7 +201,7 @@ class EditCurve(Result):
         """
         free = [k for k in range(len(self.keep)) if not self._rises(k)]
         first = min(free, default=len(self.keep) - 1)
-        said = [
+        sentences = [
             f"With {percent(float(self.keep[first]))} of the {self.score} kept "
             f"({percent(self.kept(first))} of the pairs in "
             f"{count(len(self.layers), 'weight')}) the loss does not rise by more than its "
@@ -211,17 +211,17 @@ class EditCurve(Result):
         ]
         if len(self.other_rise):
             k = int(np.argmax(self.other_rise - self.rise))
-            said.append(
+            sentences.append(
                 f"At {percent(float(self.keep[k]))} the two sets of data differ most: the loss "
                 f"rises by {number(float(self.other_rise[k]))} on the other data and by "
                 f"{number(float(self.rise[k]))} on these."
             )
         if self.cast_error.max(initial=0) > 1e-4:
-            said.append(
+            sentences.append(
                 "Writing back in the dtype of the weights moves them by up to "
                 f"{percent(float(self.cast_error.max()))} of their length."
             )
-        return (*said, *self.notes)
+        return (*sentences, *self.notes)
 
     def _rises(self, k: int) -> bool:
         difference = Estimate(
@@ -322,9 +322,9 @@ def edit_curve(
         raise ArgumentError(
             "`against` must be an objective of the same model; build it from `objective.model`."
         )
-    sides = [_Side(known, base) for known in (objective, against) if known is not None]
-    found = _measured(sides, base, chosen, sorted(map(float, keep)))
-    return replace(found, notes=notes_on_change(objective, "Edited weights"))
+    sides = [_Side(each, base) for each in (objective, against) if each is not None]
+    curve = _measured(sides, base, chosen, sorted(map(float, keep)))
+    return replace(curve, notes=notes_on_change(objective, "Edited weights"))
 
 
 def _measured(
@@ -337,8 +337,8 @@ def _measured(
         point = base | {name: edit[0] for name, edit in edits.items()}
         for side in sides:
             side.add(point)
-        for name, (_, kept, _) in edits.items():
-            pairs[name].append(float(kept))
+        for name, (_, left, _) in edits.items():
+            pairs[name].append(float(left))
         casts.append(max(edit[2] for edit in edits.values()))
     first, other = sides[0], sides[1] if len(sides) > 1 else None
     none = np.zeros(0)
@@ -366,19 +366,19 @@ class _Side:
     def __init__(self, objective: Objective, base: Params) -> None:
         self._losses = PairedLosses(objective)
         self._base = self._losses.sums(base)
-        self._found: list[tuple[Estimate, Estimate]] = []
+        self._rows: list[tuple[Estimate, Estimate]] = []
         self.samples = self._losses.mean(self._base).samples
 
     def add(self, point: Params) -> None:
         sums = self._losses.sums(point)
         rise = self._losses.difference(sums, self._base)
-        self._found.append((self._losses.mean(sums), rise))
+        self._rows.append((self._losses.mean(sums), rise))
 
     def values(self, part: str) -> Array:
-        return np.array([getattr(loss, part) for loss, _ in self._found])
+        return np.array([getattr(loss, part) for loss, _ in self._rows])
 
     def rises(self, part: str) -> Array:
-        return np.array([getattr(rise, part) for _, rise in self._found])
+        return np.array([getattr(rise, part) for _, rise in self._rows])
 
 
 def _check_share(keep: float) -> None:
@@ -387,9 +387,9 @@ def _check_share(keep: float) -> None:
 
 
 def _matching(factors: Factors, patterns: str | Sequence[str]) -> list[LayerFactors]:
-    known = {layer.name: layer for layer in factors.layers}
-    chosen = fits(known, patterns)
-    return [known[name] for name in chosen]
+    layers_by_name = {layer.name: layer for layer in factors.layers}
+    chosen = fits(layers_by_name, patterns)
+    return [layers_by_name[name] for name in chosen]
 
 
 def _edited_layer(layer: LayerFactors, base: Params, score: EditScore) -> EditedLayer:

@@ -212,9 +212,9 @@ def factors(
     for name, value in (("draws", draws), ("max_size", max_size)):
         check_at_least(name, value, 1)
     check_at_least("examples", examples, 0)
-    here = State(objective.params) if params is None else objective.split(params)
-    chosen = fits([n for n, v in here.params.items() if v.ndim > 1], layers)
-    leaves = {n: v.detach().clone().requires_grad_() for n, v in here.params.items()}
+    state = State(objective.params) if params is None else objective.split(params)
+    chosen = fits([n for n, v in state.params.items() if v.ndim > 1], layers)
+    leaves = {n: v.detach().clone().requires_grad_() for n, v in state.params.items()}
     job = _Job(
         objective, leaves, chosen, max_size, sampling(objective, likelihood, draws, seed)
     )
@@ -225,19 +225,19 @@ def factors(
             collected = job.corrected(collected) if correct else collected
             return job.compared(collected, examples, seed) if examples else collected
 
-    return objective.with_params({**leaves, **here.buffers}, run)
+    return objective.with_params({**leaves, **state.buffers}, run)
 
 
 def fits(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
     """Names of weights that patterns of weights or modules match, in their order."""
     known, chosen = list(names), set[str]()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = {n for n in known if any(fnmatchcase(p, pattern) for p in (n, _module(n)))}
-        if not found:
+        matches = {n for n in known if any(fnmatchcase(p, pattern) for p in (n, _module(n)))}
+        if not matches:
             raise UnknownNameError(
                 f"`layers`: no weight matches {pattern!r}{nearest(pattern, known)}."
             )
-        chosen |= found
+        chosen |= matches
     return [name for name in known if name in chosen]
 
 

@@ -50,8 +50,8 @@ class Matcher:
 
     def __init__(self, objective: Objective, reference: Params, other: Params) -> None:
         self._objective, self.reference, self._other = objective, reference, other
-        self._found, self._activations = find(objective)
-        self._blocks = _blocks(self._found)
+        self._symmetries, self._activations = find(objective)
+        self._blocks = _blocks(self._symmetries)
 
     def toward(self, reference: Params, other: Params | None = None) -> "Matcher":
         """The same for another reference, and another network that is moved."""
@@ -62,7 +62,7 @@ class Matcher:
 
     def with_tied(self, params: Params, names: Collection[str]) -> dict[str, Tensor]:
         """A network with further names of tied weights, where they were given."""
-        tied = self._found.tied.items()
+        tied = self._symmetries.tied.items()
         return dict(params) | {n: params[k] for n, k in tied if n in names and k in params}
 
     def by_activations(self, seed: int) -> Candidate:
@@ -72,7 +72,7 @@ class Matcher:
 
     def _matched_by_data(self, blocks: list["_Block"], seed: int) -> list[Move]:
         pairs = [pair for block in blocks for pair in block.pairs]
-        measure = Correlations(self._objective, self._found, self._activations, pairs)
+        measure = Correlations(self._objective, self._symmetries, self._activations, pairs)
         similar = measure.between(self.reference, self._other, seed)
         moves: list[Move] = []
         for block in blocks:
@@ -85,7 +85,7 @@ class Matcher:
         entries = sum(value.nbytes for value in self.reference.values()) // 16
         room, part = max(entries, ROOM), list[_Block]()
         for block in self._blocks:
-            size = sum(self._found.groups[a].size ** 2 for a, _ in block.pairs)
+            size = sum(self._symmetries.groups[a].size ** 2 for a, _ in block.pairs)
             if part and size > room:
                 yield part
                 room, part = max(entries, ROOM), []
@@ -129,13 +129,13 @@ class Matcher:
         return {
             place.tensor
             for group in block.groups
-            for place in self._found.groups[group].places
+            for place in self._symmetries.groups[group].places
             if place.tensor in self._other
         }
 
     def groups_matched(self) -> list[tuple[Group, int]]:
         """Groups, each with how many others it is compared with."""
-        groups = self._found.groups
+        groups = self._symmetries.groups
         matched = [(groups[b.group], 0 if b.families else 1) for b in self._blocks]
         for block in self._blocks:
             matched += [(groups[k], len(f)) for f in block.families for k in f]
@@ -143,14 +143,14 @@ class Matcher:
 
     def made(self, element: Element) -> Candidate:
         """The network that was moved by an element."""
-        return Candidate(self._found.apply(self._other, element), element)
+        return Candidate(self._symmetries.apply(self._other, element), element)
 
     def _scale(self, state: Params) -> float:
         return sum(_inner(self.reference[name], self.reference[name]) for name in state)
 
     def _improved(self, state: dict[str, Tensor], block: "_Block") -> tuple[list[Move], float]:
         moves = self._matched(block, lambda a, b: self._weights(state, a, b))
-        changes = self._found.changes(moves, state)
+        changes = self._symmetries.changes(moves, state)
         made: dict[str, Tensor] = {}
         before, after, room = 0.0, 0.0, ROOM
         for name, parts in changes.items():
@@ -187,7 +187,7 @@ class Matcher:
         return moves
 
     def _best_heads(self, block: "_Block", similar: "_Similarity") -> Tensor:
-        size = self._found.groups[block.group].size
+        size = self._symmetries.groups[block.group].size
         gains = torch.zeros(size, size, dtype=torch.float64)
         for family in block.families:
             rotated = self._is_rotated(family[0])
@@ -197,10 +197,10 @@ class Matcher:
         return _best_map(gains, rotated=False)
 
     def _is_rotated(self, group: int) -> bool:
-        return self._found.groups[group].kind == "orthogonal"
+        return self._symmetries.groups[group].kind == "orthogonal"
 
     def _weights(self, state: Params, first: int, second: int) -> Tensor:
-        groups = self._found.groups
+        groups = self._symmetries.groups
         total = torch.zeros(groups[first].size, groups[first].size, dtype=torch.float64)
         for a, b in zip(groups[first].places, groups[second].places, strict=True):
             if a.tensor in self._objective.names:

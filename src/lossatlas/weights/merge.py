@@ -242,8 +242,8 @@ def _value(text: str, spec: str) -> bool | float:
 
 def described(name: str, options: Mapping[str, Any]) -> str:
     """A method and its options as text that `parsed` reads."""
-    said = ",".join(f"{key}={value}" for key, value in options.items())
-    return f"{name}:{said}" if said else name
+    options_text = ",".join(f"{key}={value}" for key, value in options.items())
+    return f"{name}:{options_text}" if options_text else name
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,11 +409,11 @@ def _called(names: Sequence[str] | None, count: int) -> list[str]:
     check_list("names", names, "texts")
     if len(names) != count:
         raise ArgumentError(f"`names` must be one an expert; got {len(names)} for {count}.")
-    called: list[str] = []
+    labels: list[str] = []
     for name, number in zip(map(str, names), numbered, strict=True):
-        taken = name in {"base", SEARCH, *METHODS, *called}
-        called.append(f"{name} ({number})" if taken else name)
-    return called
+        taken = name in {"base", SEARCH, *METHODS, *labels}
+        labels.append(f"{name} ({number})" if taken else name)
+    return labels
 
 
 def _coefficients(name: str, options: Mapping[str, Any], count: int) -> tuple[float, ...]:

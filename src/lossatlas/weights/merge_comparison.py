@@ -170,8 +170,8 @@ _CHOSEN = (
 
 
 def _lowest(losses: Mapping[str, Estimate]) -> str:
-    known = {name: e.value for name, e in losses.items() if math.isfinite(e.value)}
-    return min(known, key=lambda name: known[name]) if known else ""
+    finite = {name: e.value for name, e in losses.items() if math.isfinite(e.value)}
+    return min(finite, key=lambda name: finite[name]) if finite else ""
 
 
 def compare_merges(
@@ -242,13 +242,13 @@ def compare_merges(
     points = [*job.networks.values(), *importances]
     titles = {described(*method): method for method in chosen}
     titles.pop("average", None)
-    with Unfinished(resume, identity("merges", judges, points, settings)) as kept:
-        table = _Losses(job, kept, progress, len(titles) + len(job.networks))
+    with Unfinished(resume, identity("merges", judges, points, settings)) as unfinished:
+        table = _Losses(job, unfinished, progress, len(titles) + len(job.networks))
         for title, (name, options) in titles.items():
             table.add_merge(title, name, options)
         for name, params in job.networks.items():
             table.add(name, partial(dict, params))
-    return table.found()
+    return table.result()
 
 
 class _Losses:
@@ -257,12 +257,17 @@ class _Losses:
     def __init__(
         self,
         job: "MergeJob",
-        kept: Unfinished,
+        unfinished: Unfinished,
         progress: Callable[[int, int], None] | None,
         total: int,
     ) -> None:
-        self._job, self._kept, self._progress, self._total = job, kept, progress, total
-        self._judged = PairedLosses(job.judge, kept)
+        self._job, self._unfinished, self._progress, self._total = (
+            job,
+            unfinished,
+            progress,
+            total,
+        )
+        self._judged = PairedLosses(job.judge, unfinished)
         self._average = self._judged.sums_once(
             "average", lambda: job.made("average", {}).params
         )
@@ -283,7 +288,7 @@ class _Losses:
         made = cache(partial(self._job.made, name, options))
         try:
             self.add(title, lambda: made().params)
-            shares = self._kept.once(
+            shares = self._unfinished.once(
                 f"shares of {title}", lambda: np.array([[0.0, *made().coefficients]])
             )
         except ArgumentError as error:
@@ -292,7 +297,7 @@ class _Losses:
         if shares.shape[1] > 1:
             self._coefficients[title] = tuple(map(float, shares[0, 1:]))
 
-    def found(self) -> MergeComparison:
+    def result(self) -> MergeComparison:
         return MergeComparison(
             self._losses,
             self._against,

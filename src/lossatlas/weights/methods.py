@@ -62,12 +62,12 @@ def changed(name: str, deltas: Deltas, inputs: Inputs, options: Mapping[str, Any
             f"`method` must be one of {', '.join(METHODS)}, search; got {name!r}"
             f"{nearest(name, (*METHODS, 'search'))}."
         )
-    known = options_of(name)
+    taken = options_of(name)
     for option in options:
-        if option not in known:
+        if option not in taken:
             raise UnknownNameError(
-                f"`{option}` is no option of '{name}'{nearest(option, known)}; it takes "
-                f"{', '.join(known) or 'none'}."
+                f"`{option}` is no option of '{name}'{nearest(option, taken)}; it takes "
+                f"{', '.join(taken) or 'none'}."
             )
     return METHODS[name](deltas, inputs, **options)
 
@@ -127,9 +127,9 @@ def ties(deltas: Deltas, inputs: Inputs, *, density: float = 0.2, scale: float =
 def _trimmed(delta: Params, density: float) -> Change:
     # The threshold is that of all entries of an expert at once.
     sizes = torch.cat([value.abs().flatten() for value in delta.values()])
-    kept = max(1, round(density * len(sizes)))
-    least = sizes.kthvalue(len(sizes) - kept + 1).values
-    return {name: torch.where(v.abs() >= least, v, 0.0) for name, v in delta.items()}
+    count = max(1, round(density * len(sizes)))
+    threshold = sizes.kthvalue(len(sizes) - count + 1).values
+    return {name: torch.where(v.abs() >= threshold, v, 0.0) for name, v in delta.items()}
 
 
 def _elected(stack: Tensor) -> Tensor:
@@ -150,8 +150,8 @@ def dare(deltas: Deltas, inputs: Inputs, *, density: float = 0.5, scale: float =
             n: torch.where(masks[n].to(v.device), v / density, 0.0) for n, v in delta.items()
         }
 
-    kept = [dropped(number, delta) for number, delta in enumerate(deltas)]
-    return _each(kept, lambda stack: scale * stack.mean(0))
+    thinned = [dropped(number, delta) for number, delta in enumerate(deltas)]
+    return _each(thinned, lambda stack: scale * stack.mean(0))
 
 
 @method("fisher")
@@ -183,9 +183,9 @@ def ota(deltas: Deltas, inputs: Inputs, *, density: float = 0.4, power: float = 
 def _grafted(delta: Params, moments: Params, density: float) -> Change:
     saliency = {name: moments[name] * value.square() for name, value in delta.items()}
     sizes = torch.cat([value.flatten() for value in saliency.values()])
-    kept = max(1, round(density * len(sizes)))
-    least = sizes.kthvalue(len(sizes) - kept + 1).values
-    return {name: torch.where(saliency[name] >= least, v, 0.0) for name, v in delta.items()}
+    count = max(1, round(density * len(sizes)))
+    threshold = sizes.kthvalue(len(sizes) - count + 1).values
+    return {name: torch.where(saliency[name] >= threshold, v, 0.0) for name, v in delta.items()}
 
 
 @method("stock")

@@ -28,7 +28,7 @@ class NetworkResult(Result):
 
 def state_dict_of(params: Params, tied: Mapping[str, str]) -> dict[str, Tensor]:
     """Tensors under all their names; copies, as files do not hold one twice."""
-    return {**params, **{name: params[place].clone() for name, place in tied.items()}}
+    return {**params, **{name: params[first_name].clone() for name, first_name in tied.items()}}
 
 
 def complete(
@@ -46,16 +46,16 @@ def complete(
     model = objective.model
     first = {id(value): name for name, value in model.named_parameters()}
     every = dict(model.named_parameters(remove_duplicate=False))
-    alias = {name: first[id(value)] for name, value in every.items()}
+    first_names = {name: first[id(value)] for name, value in every.items()}
     spare = {name: value for name, value in model.named_buffers() if not value.is_meta}
-    spare |= {alias.get(name, name): value for name, value in given.items()}
+    spare |= {first_names.get(name, name): value for name, value in given.items()}
     whole, tied = dict(made), dict[str, str]()
     for name in model.state_dict():
-        place = alias.get(name, name)
-        if place not in whole and place in spare:
-            whole[place] = spare[place].detach().clone()
-        if place != name and place in whole:
-            tied[name] = place
+        first_name = first_names.get(name, name)
+        if first_name not in whole and first_name in spare:
+            whole[first_name] = spare[first_name].detach().clone()
+        if first_name != name and first_name in whole:
+            tied[name] = first_name
     is_lacking = objective.mode == "train" and set(statistics_names(objective)) - made.keys()
     if objective.mode == "recalibrated" or is_lacking:
         whole |= running_statistics(objective, made)

@@ -26,11 +26,11 @@ class PairedLosses:
 
     Args:
         objective: model, loss and batches.
-        kept: where finished losses are.
+        unfinished: where finished losses are.
     """
 
-    def __init__(self, objective: Objective, kept: Unfinished | None = None) -> None:
-        self._objective, self._kept = objective, kept or Unfinished(None, {})
+    def __init__(self, objective: Objective, unfinished: Unfinished | None = None) -> None:
+        self._objective, self._unfinished = objective, unfinished or Unfinished(None, {})
         self.weights: Array = np.zeros(0)
 
     def sums(self, params: Params) -> Array:
@@ -41,9 +41,9 @@ class PairedLosses:
 
     def sums_once(self, name: str, params: Callable[[], Params]) -> Array:
         """As `sums`, unless losses of that name were kept: then they are read."""
-        found = self._kept.once(name, lambda: np.stack(self._pairs(params())))
-        self.weights = found[1]
-        sums: Array = found[0]
+        pair = self._unfinished.once(name, lambda: np.stack(self._pairs(params())))
+        self.weights = pair[1]
+        sums: Array = pair[0]
         return sums
 
     def _pairs(self, params: Params) -> tuple[Array, Array]:

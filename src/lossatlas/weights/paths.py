@@ -24,8 +24,8 @@ def shares_at(kind: PathKind, count: int, t: float) -> list[float]:
     """How much of each knot is in the point at t; they sum to 1."""
     if kind == "bezier":
         return [(1 - t) ** 2, 2 * t * (1 - t), t**2]
-    place = t * (count - 1)
-    return [max(0.0, 1 - abs(place - k)) for k in range(count)]
+    position = t * (count - 1)
+    return [max(0.0, 1 - abs(position - k)) for k in range(count)]
 
 
 def distance_between(first: Params, second: Params, names: Iterable[str]) -> float:

@@ -112,12 +112,14 @@ class Sensitivity(Result):
         if math.isnan(value):
             why = self.rank_correlation.why_no_error
             return as_sentence(f"How well curvature orders {weights} is not known: {why}")
-        told = (
+        interval = (
             "too few layers for an interval"
             if math.isnan(low)
             else f"95 % interval {interval_text(low, high)}"
         )
-        return f"Curvature orders {weights} with a rank correlation of {value:.2f} ({told})."
+        return (
+            f"Curvature orders {weights} with a rank correlation of {value:.2f} ({interval})."
+        )
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a layer.

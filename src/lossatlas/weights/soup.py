@@ -61,11 +61,11 @@ class Soup(NetworkResult):
         Returns:
             One sentence, and which running statistics were used.
         """
-        found = self.against["best single"]
+        gap = self.against["best single"]
         return (
             f"The loss of the mean of {len(self.kept)} checkpoints "
-            f"({', '.join(map(str, self.kept))}) is {verdict(found)} the best single one"
-            f"{difference_text(found)}.",
+            f"({', '.join(map(str, self.kept))}) is {verdict(gap)} the best single one"
+            f"{difference_text(gap)}.",
             *self.notes,
         )
 
@@ -111,20 +111,20 @@ def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> So
     judged = PairedLosses(objective)
     single = [judged.sums(state.whole) for state in states]
     order = sorted(range(len(states)), key=lambda k: single[k].sum())
-    kept, sums = list(range(len(states))), judged.sums(mean_network(states))
+    members, sums = list(range(len(states))), judged.sums(mean_network(states))
     everything = sums
     if greedy:
-        kept, sums = [order[0]], single[order[0]]
+        members, sums = [order[0]], single[order[0]]
         for k in order[1:]:
-            trial = judged.sums(mean_network([states[j] for j in (*kept, k)]))
+            trial = judged.sums(mean_network([states[j] for j in (*members, k)]))
             if trial.sum() <= sums.sum():
-                kept, sums = [*kept, k], trial
-    mean = mean_network([states[k] for k in kept])
-    params, tied = complete(objective, mean, checkpoints[kept[0]])
+                members, sums = [*members, k], trial
+    mean = mean_network([states[k] for k in members])
+    params, tied = complete(objective, mean, checkpoints[members[0]])
     notes = statistics_notes(objective, states, "their mean")
     return Soup(
         params=params,
-        kept=tuple(sorted(k + 1 for k in kept)),
+        kept=tuple(sorted(k + 1 for k in members)),
         loss=judged.mean(sums, "loss", "loss"),
         against={
             "best single": judged.difference(sums, single[order[0]]),

@@ -126,12 +126,12 @@ def loss_anew(objective: Objective, params: Params, what: str) -> tuple[str, ...
 def loss_text(objective: Objective, mode: Mode, params: Params) -> str:
     """The loss of a network in mode "eval" or "recalibrated", with its error."""
     if mode == objective.mode:
-        found = objective.evaluate(params)
+        loss = objective.evaluate(params)
     elif mode == "recalibrated":
         # Not by a copy in that mode: shares of the data on other processes keep theirs.
-        found = objective.evaluate({**params, **running_statistics(objective, params)})
+        loss = objective.evaluate({**params, **running_statistics(objective, params)})
     else:
-        saved = objective.local.part()
-        saved.mode = mode
-        found = saved.evaluate(params)
-    return with_error(found.value, found.stderr)
+        other = objective.local.part()
+        other.mode = mode
+        loss = other.evaluate(params)
+    return with_error(loss.value, loss.stderr)

@@ -254,13 +254,13 @@ def find(
 ) -> tuple[Symmetries, dict[int, list[Place]]]:
     """The symmetries, and for each group the places of its units among the activations."""
     # The trace, which holds all activations of a batch, is gone before the proof.
-    found, activations = _read(objective, _traced(objective))
-    return _verified(objective, found, seed) if verify else found, activations
+    symmetries, activations = _read(objective, _traced(objective))
+    return _verified(objective, symmetries, seed) if verify else symmetries, activations
 
 
 def _read(objective: Objective, trace: AxisTrace) -> tuple[Symmetries, dict[int, list[Place]]]:
     groups, activations = _groups(trace)
-    found = Symmetries(
+    symmetries = Symmetries(
         groups=groups,
         held=_held(trace),
         unknown=dict(trace.unknown),
@@ -269,7 +269,7 @@ def _read(objective: Objective, trace: AxisTrace) -> tuple[Symmetries, dict[int,
         moved=_share(groups, objective.params),
         tied=_tied(objective.model),
     )
-    return found, activations
+    return symmetries, activations
 
 
 def _traced(objective: Objective) -> AxisTrace:
@@ -492,20 +492,22 @@ class _Proof:
         parts = [self._few.part([batch]) for batch in self._few.iter_batches()]
         return torch.tensor([part.value(params) for part in parts], dtype=torch.float64)
 
-    def change(self, found: Symmetries, element: Sequence[Move]) -> float:
+    def change(self, symmetries: Symmetries, element: Sequence[Move]) -> float:
         """The largest change of a loss; infinite where one is not finite."""
-        moved = found.apply(self._state, element)
+        moved = symmetries.apply(self._state, element)
         held = {
-            n: v for n, v in moved.items() if n in self._few.params or n in found._statistics
+            n: v
+            for n, v in moved.items()
+            if n in self._few.params or n in symmetries._statistics
         }
         change = float((self._losses(held) - self._before).abs().max())
         return math.inf if math.isnan(change) else change
 
 
-def _bisected(proof: _Proof, found: Symmetries, element: Element) -> int:
+def _bisected(proof: _Proof, symmetries: Symmetries, element: Element) -> int:
     low, high = 0, len(element)
     while high - low > 1:
         middle = (low + high) // 2
-        guilty = not proof.change(found, element[:middle]) <= proof.tolerance
+        guilty = not proof.change(symmetries, element[:middle]) <= proof.tolerance
         low, high = (low, middle) if guilty else (middle, high)
     return low

@@ -106,7 +106,7 @@ Rule = Callable[["AxisTrace", Call], bool | None]
 
 
 @dataclass(eq=False)
-class _Known:
+class _Labeled:
     # The tensor is kept: its id may not come again while labels are looked up by it.
     tensor: Tensor
     labels: Labels
@@ -133,10 +133,10 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known: dict[int, _Known] = {}
+        self._labeled: dict[int, _Labeled] = {}
         for tensor in (*self.params.values(), *self.buffers.values()):
-            self._known.setdefault(
-                id(tensor), _Known(tensor, [Axis(size) for size in tensor.shape])
+            self._labeled.setdefault(
+                id(tensor), _Labeled(tensor, [Axis(size) for size in tensor.shape])
             )
         self._bound = {id(tensor) for tensor in self.buffers.values()}
         # When each result was made, what was made of weights alone, what entered a contraction.
@@ -190,18 +190,18 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def labels(self, tensor: Tensor, *, statistic: bool = False) -> Labels:
         """The axes of a tensor; those of data are held."""
-        known = self._known.get(id(tensor))
-        if known is None:
-            known = _Known(tensor, [Axis(size, "data") for size in tensor.shape])
-            self._known[id(tensor)] = known
-        known.is_read = True
-        known.is_statistic |= statistic
-        while known.ties:
-            unify(*known.ties.pop(), "joined tensors")
-        if id(tensor) in self._bound and not known.is_statistic:
-            for axis in known.labels:
+        labeled = self._labeled.get(id(tensor))
+        if labeled is None:
+            labeled = _Labeled(tensor, [Axis(size, "data") for size in tensor.shape])
+            self._labeled[id(tensor)] = labeled
+        labeled.is_read = True
+        labeled.is_statistic |= statistic
+        while labeled.ties:
+            unify(*labeled.ties.pop(), "joined tensors")
+        if id(tensor) in self._bound and not labeled.is_statistic:
+            for axis in labeled.labels:
                 hold(axis, BOUND)
-        return known.labels
+        return labeled.labels
 
     def put(
         self,
@@ -213,11 +213,11 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sizes = [axis.size for axis in labels]
         if sizes != list(tensor.shape):
             raise AssertionError(f"labels {sizes} for a tensor of shape {list(tensor.shape)}")
-        known = self._known.get(id(tensor))
-        if known is not None and known.tensor is tensor:
-            known.labels, known.ties = list(labels), list(ties)
+        labeled = self._labeled.get(id(tensor))
+        if labeled is not None and labeled.tensor is tensor:
+            labeled.labels, labeled.ties = list(labels), list(ties)
         else:
-            self._known[id(tensor)] = _Known(tensor, list(labels), list(ties))
+            self._labeled[id(tensor)] = _Labeled(tensor, list(labels), list(ties))
 
     def put_zeros(self, tensor: Tensor) -> None:
         """Label zeros, or a slice of them: equal entries know no order."""
@@ -227,7 +227,9 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def is_zeros(self, tensor: Tensor) -> bool:
         """Whether a tensor is a slice of zeros that nothing was written into."""
-        return tensor.untyped_storage().data_ptr() in self._zeros and id(tensor) in self._known
+        return (
+            tensor.untyped_storage().data_ptr() in self._zeros and id(tensor) in self._labeled
+        )
 
     def _written(self, tensor: Tensor) -> None:
         slices = self._zeros.pop(tensor.untyped_storage().data_ptr(), [])
@@ -242,14 +244,14 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def everything(self) -> list[Labels]:
         """The labels of all tensors that were seen."""
-        return [known.labels for known in self._known.values()]
+        return [labeled.labels for labeled in self._labeled.values()]
 
     def finish(self) -> None:
         """Hold what no operation read: its axes look free."""
         for tensor in (*self.params.values(), *self.buffers.values()):
-            known = self._known[id(tensor)]
-            if not known.is_read or (id(tensor) in self._bound and not known.is_statistic):
-                for axis in known.labels:
+            labeled = self._labeled[id(tensor)]
+            if not labeled.is_read or (id(tensor) in self._bound and not labeled.is_statistic):
+                for axis in labeled.labels:
                     hold(axis, "not used by this batch")
 
     def broadcast(self, tensors: Iterable[Tensor], shape: torch.Size, where: str) -> Labels:
@@ -260,11 +262,11 @@ class AxisTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for k, axis in enumerate(self.labels(tensor), start=offset):
                 if k < 0 or (axis.size == 1 and shape[k] != 1):
                     continue
-                known = labels[k]
-                if known is None:
+                present = labels[k]
+                if present is None:
                     labels[k] = axis
                 else:
-                    unify(known, axis, where)
+                    unify(present, axis, where)
         return [
             axis if axis is not None else Axis(n, bent=True)
             for axis, n in zip(labels, shape, strict=True)

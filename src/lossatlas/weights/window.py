@@ -238,10 +238,12 @@ def window_fisher(
             "unit='examples' needs the loss of every example; let `loss` return one number an "
             "example, or use unit='batches'."
         )
-    here = State(objective.params) if params is None else objective.split(params)
-    chosen = list(here.params) if layers is None else fits(here.params, layers)
-    _check_room(objective, [here.params[name] for name in chosen], window)
-    leaves = {n: v.detach().clone().requires_grad_(n in chosen) for n, v in here.params.items()}
+    state = State(objective.params) if params is None else objective.split(params)
+    chosen = list(state.params) if layers is None else fits(state.params, layers)
+    _check_room(objective, [state.params[name] for name in chosen], window)
+    leaves = {
+        n: v.detach().clone().requires_grad_(n in chosen) for n, v in state.params.items()
+    }
     places = _places(objective, window, unit)
 
     moved = {name: leaves[name] for name in chosen}
@@ -256,7 +258,7 @@ def window_fisher(
                     rows.append(gradient)
 
     with torch.enable_grad():
-        objective.with_params({**leaves, **here.buffers}, walk)
+        objective.with_params({**leaves, **state.buffers}, walk)
     return WindowFisher(rows.filled(), float(damping), unit)
 
 
