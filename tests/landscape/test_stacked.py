@@ -171,7 +171,7 @@ def test_level_ground_is_a_note_and_no_error():
     model = perceptron(nn.ReLU())
     objective = la.Objective(model, lambda m, b: 0 * m(b[0]).sum() + 2, [(X, Y)])
     land = la.map_plane(objective, la.random_plane(objective), points=3)
-    assert land.notes[0] == "The loss is the same at every point to the last bit."
+    assert land.notes[0] == "The loss is bitwise equal at every point."
     steps = la.Objective(model, lambda m, b: (m(b[0])[:, 0] > 1e9).float(), [(X, Y)])
     assert la.map_plane(steps, la.random_plane(steps), points=3).range == 0
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from lossatlas.errors import ArgumentError
 from lossatlas.topology import merge_tree, persistence
 from lossatlas.topology.basin_matching import match_basins
-from lossatlas.topology.losses import matched_places
+from lossatlas.topology.losses import matched_indices
 from reference.topology_bars import betti_matching
 
 connectivities = st.sampled_from(["full", "axis"])
@@ -33,7 +33,7 @@ def test_matched_bars_equal_image_persistence_by_matrices(pair, connectivity):
     wanted = betti_matching(*pair, connectivity)
     a, b = map(torch.tensor, pair)
     for degree in (0, 1):
-        found = matched_places(a, b, degree, connectivity)
+        found = matched_indices(a, b, degree, connectivity)
         one, two = (pair[k].ravel()[p] for k, p in enumerate((found.first, found.second)))
         rows = [(tuple(a), tuple(b)) for a, b in zip(one.tolist(), two.tolist(), strict=True)]
         assert sorted(rows) == wanted[degree]
@@ -42,7 +42,7 @@ def test_matched_bars_equal_image_persistence_by_matrices(pair, connectivity):
 @given(distinct_pairs(), connectivities)
 def test_every_finite_bar_is_matched_or_alone_once(pair, connectivity):
     for degree in (0, 1):
-        found = matched_places(*map(torch.tensor, pair), degree, connectivity)
+        found = matched_indices(*map(torch.tensor, pair), degree, connectivity)
         both = (found.first, found.only_first), (found.second, found.only_second)
         for field, parts in zip(pair, both, strict=True):
             bars = sorted(map(tuple, field.ravel()[np.concatenate(parts)].tolist()))
@@ -162,6 +162,6 @@ def test_other_shapes_are_named():
     with pytest.raises(ArgumentError, match="one grid"):
         match_basins(np.ones(3), np.ones(4))
     with pytest.raises(ArgumentError, match="one grid"):
-        matched_places(torch.ones(2, 2), torch.ones(3), 0, "full")
+        matched_indices(torch.ones(2, 2), torch.ones(3), 0, "full")
     with pytest.raises(ArgumentError, match="planes"):
-        matched_places(torch.ones(3), torch.ones(3), 1, "full")
+        matched_indices(torch.ones(3), torch.ones(3), 1, "full")

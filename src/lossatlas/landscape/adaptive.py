@@ -1,11 +1,10 @@
-"""Maps by refinement: compute points until the rest can be interpolated within a tolerance.
+"""Adaptive maps: compute points until the others can be interpolated within a tolerance.
 
-One rule: an interpolant through all computed points comes with an expected error at every
-other point, measured by leaving computed points out; points are computed where it is too
-large, until it is nowhere. What would be read off the interpolant, its minima, its lowest and
-its highest point, is computed too, until it stays. What is returned is that interpolant, and
-its stated error is the largest expected one times a factor, so that the true largest error is
-below it in at least 95 % of maps.
+An interpolant through all computed points has an expected error at every other point, measured
+by cross-validation over the computed points. Points are computed wherever it is too large. The
+minima, the lowest and the highest point of the interpolant are computed too, until they no
+longer change. The stated error of the result is the largest expected error times a factor,
+chosen so that the true largest error is below it in at least 95 % of maps.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,30 +31,30 @@ _GAP = 0.03
 
 
 def first_points(shape: tuple[int, ...], seed: int) -> Mask:
-    """A lattice rule, shifted at random, and some points on the rim."""
+    """A randomly shifted lattice rule, and some points on the boundary."""
     dimension = len(shape)
     edges = [_chebyshev(points, _ON_EDGES[dimension]) for points in shape]
-    others = [_rows_inside(n, rows) for n, rows in zip(shape, edges, strict=True)]
+    interior = [_rows_inside(n, rows) for n, rows in zip(shape, edges, strict=True)]
     mask = np.zeros(shape, dtype=bool)
     for node in product(*edges):
         mask[node] = any(i in (0, n - 1) for i, n in zip(node, shape, strict=True))
-    if all(map(len, others)):
-        mask[tuple(_inside(others, _count(shape, others), seed).T)] = True
+    if all(map(len, interior)):
+        mask[tuple(_inside(interior, _count(shape, interior), seed).T)] = True
     return mask
 
 
 def _rows_inside(points: int, edge: Rows) -> Rows:
     # Rows of large grids that have a point of the rim need no second one.
-    others = np.setdiff1d(np.arange(points), edge)
-    return others if len(others) >= 2 * len(edge) else np.arange(1, points - 1)
+    interior = np.setdiff1d(np.arange(points), edge)
+    return interior if len(interior) >= 2 * len(edge) else np.arange(1, points - 1)
 
 
-def _count(shape: tuple[int, ...], others: list[Rows]) -> int:
+def _count(shape: tuple[int, ...], interior: list[Rows]) -> int:
     if len(shape) == 1:
         # Not even one point may be left out where the next ones are too far apart.
         return _FEWEST[1] if _GAP * (shape[0] - 1) >= 2 else shape[0]
     stride = max(1, int(_STRIPE * (max(shape) - 1)))
-    return max(_FEWEST[len(shape)], -(-max(map(len, others)) // stride))
+    return max(_FEWEST[len(shape)], -(-max(map(len, interior)) // stride))
 
 
 def _inside(rows: list[Rows], count: int, seed: int) -> Rows:
@@ -82,8 +81,8 @@ def _lattice(count: int, dimension: int) -> NDArray[np.float64]:
 
 def _chebyshev(points: int, count: int) -> Rows:
     # Closer together towards the corners, where errors of interpolation are largest.
-    places = (1 - np.cos(np.linspace(0, np.pi, count))) / 2
-    return np.unique(np.round((points - 1) * places)).astype(np.intp)
+    positions = (1 - np.cos(np.linspace(0, np.pi, count))) / 2
+    return np.unique(np.round((points - 1) * positions)).astype(np.intp)
 
 
 # Expected errors are standard deviations at one point, the stated error is a bound on all.
@@ -100,16 +99,16 @@ _MOST = {1: 0.7, 2: 0.7, 3: 0.35}
 
 @dataclass(frozen=True)
 class Refined:
-    """A map made by refinement.
+    """A map computed by refinement.
 
     Attributes:
         values: shape (*grid, columns).
         computed: which points were evaluated.
-        error: a bound on the largest error of column 0 at interpolated points, which holds
-            for 95 % of maps; 0 where every point was computed.
+        error: bound on the largest error of column 0 at interpolated points, which holds for
+            95 % of maps; 0 if every point was computed.
         rms: the expected root mean square of those errors.
-        doubt: the expected error at each point; 0 where it was evaluated.
-        held_out: how many computed points were predicted from the others.
+        doubt: expected error at each point; 0 at evaluated points.
+        held_out: number of computed points that were predicted from the others.
         rough: whether every point was computed although interpolation was tried.
     """
 
@@ -123,7 +122,7 @@ class Refined:
 
 
 class _Grid:
-    """What is known so far."""
+    """Points evaluated so far."""
 
     def __init__(
         self,
@@ -136,10 +135,10 @@ class _Grid:
         self.computed = np.zeros(shape, dtype=bool)
 
     def compute(self, where: Mask) -> None:
-        """Evaluate points, and all around points that are not finite."""
-        while (places := np.argwhere(where & ~self.computed)).size:
-            self.values[tuple(places.T)] = self._evaluate(places)
-            self.computed[tuple(places.T)] = True
+        """Evaluate points, and all neighbors of non-finite points."""
+        while (positions := np.argwhere(where & ~self.computed)).size:
+            self.values[tuple(positions.T)] = self._evaluate(positions)
+            self.computed[tuple(positions.T)] = True
             where = _around(self.computed & ~np.isfinite(self.losses))
 
     @property
@@ -165,9 +164,9 @@ def refine(
     """Fill a grid by refinement.
 
     Args:
-        evaluate: gives the columns of some points, from indices of shape (points, dimension).
+        evaluate: returns the columns of some points, from indices of shape (points, dimension).
         shape: points along each direction.
-        columns: how many numbers a point has; column 0 is what errors are measured on.
+        columns: numbers per point; errors are measured on column 0.
         tolerance: the root mean square error to reach, from all values computed so far, shape
             (points, columns); the stated largest error may be four times as much. Not a
             number: every point is computed.
@@ -175,15 +174,16 @@ def refine(
             interpolant, shape (*grid, columns - exact).
         seed: shifts the first points.
         first: further points to compute first.
-        exact: how many of the last columns are left out at interpolated points (NaN).
+        exact: number of trailing columns that are NaN at interpolated points.
 
     Returns:
-        The map; walls, kinks and extremes are computed, the rest is interpolated.
+        The map: non-finite regions, kinks and extremes are computed, the other points
+        interpolated.
     """
     grid, rough = _Grid(evaluate, shape, columns), False
     start = first_points(shape, seed)
-    for place in first:
-        start[place] = True
+    for index in first:
+        start[index] = True
     grid.compute(start)
     while grid.computed.mean() <= _MOST[len(shape)]:
         rough = True
@@ -223,7 +223,7 @@ def _filled(grid: _Grid, surface: Surface, exact: int) -> Refined:
 
 
 def extremes(losses: Array, computed: Mask) -> Mask:
-    """Interpolated points that a reader of the map would take for minima or its extremes."""
+    """Interpolated points that look like minima or extremes of the map."""
     finite = np.isfinite(losses)
     if not (computed & finite).any():
         return np.zeros_like(computed)
@@ -233,10 +233,10 @@ def extremes(losses: Array, computed: Mask) -> Mask:
     lowest_around = scipy.ndimage.minimum_filter(
         low, footprint=around, mode="constant", cval=np.inf
     )
-    slack, known = _rounding(losses), losses[computed & finite]
+    slack, known_losses = _rounding(losses), losses[computed & finite]
     is_extreme = low < lowest_around - slack
-    is_extreme.flat[low.argmin()] |= low.min() < known.min() - slack
-    is_extreme.flat[high.argmax()] |= high.max() > known.max() + slack
+    is_extreme.flat[low.argmin()] |= low.min() < known_losses.min() - slack
+    is_extreme.flat[high.argmax()] |= high.max() > known_losses.max() + slack
     return np.asarray(is_extreme & ~computed)
 
 
@@ -246,15 +246,15 @@ def _next(doubt: Array, wanted: Mask, computed: Mask) -> Mask:
     chosen, free = np.zeros_like(computed), ~computed
     left = max(16, int(np.count_nonzero(computed)) // 2)
     order = np.argsort(-doubt[wanted], kind="stable")
-    for place in map(tuple, np.argwhere(wanted)[order]):
-        if left and free[place]:
-            chosen[place], free[_box(place, int(reach[place]))] = True, False
+    for index in map(tuple, np.argwhere(wanted)[order]):
+        if left and free[index]:
+            chosen[index], free[_box(index, int(reach[index]))] = True, False
             left -= 1
     return chosen
 
 
-def _box(place: tuple[np.intp, ...], reach: int) -> tuple[slice, ...]:
-    return tuple(slice(max(0, int(i) - reach), int(i) + reach + 1) for i in place)
+def _box(index: tuple[np.intp, ...], reach: int) -> tuple[slice, ...]:
+    return tuple(slice(max(0, int(i) - reach), int(i) + reach + 1) for i in index)
 
 
 def _rounding(losses: Array) -> float:

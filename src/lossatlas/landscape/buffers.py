@@ -1,4 +1,4 @@
-"""Buffers along a plane: running statistics move with the weights they belong to."""
+"""Buffers along a plane: running statistics are interpolated with their weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ _STATISTICS = ("running_mean", "running_var")
 class Buffers:
     """Buffers (and frozen parameters) as a function of the coordinates of a plane.
 
-    Affine in the coordinates, so that each checkpoint has its own to the last bits; variances
+    They are affine in the coordinates, so each checkpoint keeps its exact buffers; variances
     never fall below the smallest of the checkpoints.
 
     Attributes:
         origin: name -> tensor at coordinates zero.
-        directions: the change along each direction; none where they are the same everywhere.
-        lowest: the least value that each variance may take.
+        directions: change along each direction; empty if they are the same everywhere.
+        lowest: smallest allowed value of each variance.
     """
 
     origin: Params
@@ -36,30 +36,30 @@ class Buffers:
         """The buffers of a point."""
         if not self.directions:
             return self.origin
-        here: Params = self.origin
+        point: Params = self.origin
         for step, direction in zip(coordinates, self.directions, strict=True):
-            here = add(here, direction, scale=float(step))
-        return {**here, **{n: torch.maximum(here[n], low) for n, low in self.lowest.items()}}
+            point = add(point, direction, scale=float(step))
+        return {**point, **{n: torch.maximum(point[n], low) for n, low in self.lowest.items()}}
 
     def only(self, names: Sequence[str]) -> "Buffers | None":
-        """These buffers without some."""
+        """The buffers without some names."""
         if not names:
             return None
         parts = [{n: part[n] for n in names} for part in (self.origin, *self.directions)]
         lowest = {n: v for n, v in self.lowest.items() if n in parts[0]}
         return Buffers(parts[0], tuple(parts[1:]), lowest)
 
-    def joined(self, other: "Buffers") -> "Buffers":
-        """Two sets of buffers of one plane as one."""
-        count = max(len(self.directions), len(other.directions))
-        mine, theirs = (_moving(part, count) for part in (self, other))
+    def joined(self, second: "Buffers") -> "Buffers":
+        """Merge two sets of buffers of one plane."""
+        count = max(len(self.directions), len(second.directions))
+        mine, theirs = (_moving(part, count) for part in (self, second))
         directions = tuple({**a, **b} for a, b in zip(mine, theirs, strict=True))
         return Buffers(
-            {**self.origin, **other.origin}, directions, {**self.lowest, **other.lowest}
+            {**self.origin, **second.origin}, directions, {**self.lowest, **second.lowest}
         )
 
     def fingerprint(self) -> str:
-        """A digest of all that is held."""
+        """Digest of all buffers."""
         return "-".join(map(fingerprint, (self.origin, *self.directions, self.lowest)))
 
 
@@ -71,7 +71,7 @@ def between(points: Sequence[Params], coordinates: Array, origin: int) -> Buffer
     if len(others) != coordinates.shape[1]:
         return Buffers(points[origin])
     moving = {n: v for n, v in points[origin].items() if v.is_floating_point()}
-    _check_whole(points, set(points[origin]) - set(moving))
+    _check_integers(points, set(points[origin]) - set(moving))
     weights = np.linalg.inv(coordinates[others] - coordinates[origin])
     steps = [
         {name: value - moving[name] for name, value in _only(points[k], moving).items()}
@@ -93,15 +93,17 @@ def _moving(part: Buffers, count: int) -> Sequence[Params]:
 
 def split_statistics(points: Sequence[Params]) -> tuple[list[Params], list[Params]]:
     """Parameters and running statistics of state dicts, separated by their names."""
-    held = [isinstance(point, Mapping) and any(map(is_statistic, point)) for point in points]
-    if any(held) and not all(held):
+    has_statistics = [
+        isinstance(point, Mapping) and any(map(is_statistic, point)) for point in points
+    ]
+    if any(has_statistics) and not all(has_statistics):
         raise StructureError(
-            f"checkpoint {held.index(False) + 1} holds no running statistics but another does; "
-            "give full state dicts (model.state_dict()) of all, or parameters of all."
+            f"checkpoint {has_statistics.index(False) + 1} has no running statistics but another "
+            "does; pass full state dicts (model.state_dict()) for all, or parameters for all."
         )
     if not all(isinstance(point, Mapping) for point in points):
         return list(points), [{} for _ in points]
-    shared = _shared_whole(points)
+    shared = _shared_integers(points)
     params: list[Params] = [
         {n: v for n, v in p.items() if not is_statistic(n) and n not in shared} for p in points
     ]
@@ -113,22 +115,22 @@ def is_statistic(name: object) -> bool:
     return isinstance(name, str) and name.endswith((*_STATISTICS, "num_batches_tracked"))
 
 
-def _shared_whole(points: Sequence[Params]) -> set[str]:
+def _shared_integers(points: Sequence[Params]) -> set[str]:
     first, *others = points
-    whole = {n for n, v in first.items() if isinstance(v, Tensor) and _is_whole(v)}
-    return {n for n in whole if all(n in p and torch.equal(first[n], p[n]) for p in others)}
+    integers = {n for n, v in first.items() if isinstance(v, Tensor) and _is_integer(v)}
+    return {n for n in integers if all(n in p and torch.equal(first[n], p[n]) for p in others)}
 
 
-def _is_whole(value: Tensor) -> bool:
+def _is_integer(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex())
 
 
-def _check_whole(points: Sequence[Params], names: set[str]) -> None:
+def _check_integers(points: Sequence[Params], names: set[str]) -> None:
     for name in sorted(names):
         if any(not torch.equal(point[name], points[0][name]) for point in points):
             raise StructureError(
-                f"'{name}' holds whole numbers and differs between the checkpoints, so points "
-                "between them have no such buffer; give all of them the same."
+                f"'{name}' holds integers that differ between the checkpoints and cannot be "
+                "interpolated; use the same values in all of them."
             )
 
 

@@ -1,4 +1,4 @@
-"""Planes through checkpoints: two, three or four of them, or a whole trajectory."""
+"""Planes through two, three or four checkpoints, or through a whole trajectory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,45 +22,46 @@ _MARGIN = 0.5
 
 @public
 def plane_through(*checkpoints: Params) -> Plane:
-    """The line through two checkpoints, the plane through three, the box through four.
+    """Line through two checkpoints, plane through three, or box through four.
 
     The first checkpoint is the origin and the second lies at coordinate 1 of the first
-    direction. Directions are orthogonal and equally long, so the picture is not distorted.
+    direction. Directions are orthogonal and of equal length, so the picture is not distorted.
 
-    Full state dicts are taken: running statistics go with their weights, linear in the
-    coordinates of the plane, so that the loss at a checkpoint is its own. They count neither
-    for lengths nor for angles. Points between have statistics that fit them roughly: an
-    objective with mode="recalibrated" estimates them anew.
+    Full state dicts are supported: running statistics are interpolated linearly with the
+    weights, so the loss at each checkpoint is exact. They do not affect lengths or angles.
+    Between checkpoints the statistics are only approximate; an objective with
+    mode="recalibrated" re-estimates them.
 
     Args:
         *checkpoints: two to four points with the same names and shapes: parameters, or
-            `model.state_dict()`. Their tensors may be on several devices.
+            `model.state_dict()`. Their tensors may be on different devices.
 
     Returns:
-        The plane, with the landmark "checkpoints" and bounds that show all of them.
+        The plane, with the landmark "checkpoints" and bounds that contain all of them.
 
     Raises:
-        ArgumentError: fewer than two or more than four, equal points, or points on one line.
+        ArgumentError: there are fewer than two or more than four points, or they are equal or
+            collinear.
         NonFiniteError: a checkpoint holds NaN or inf.
         StructureError: names or shapes differ.
 
     Examples:
         >>> import torch
         >>> import lossatlas as la
-        >>> places = [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]
-        >>> a, b, c = ({"w": torch.tensor([place])} for place in places)
-        >>> found = la.plane_through(a, b, c)
-        >>> found.dimension, found.landmarks["checkpoints"].shape
+        >>> points = [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]
+        >>> a, b, c = ({"w": torch.tensor([point])} for point in points)
+        >>> plane = la.plane_through(a, b, c)
+        >>> plane.dimension, plane.landmarks["checkpoints"].shape
         (2, (3, 2))
     """
     if not 2 <= len(checkpoints) <= 4:
-        raise ArgumentError(f"give two to four checkpoints; got {len(checkpoints)}.")
+        raise ArgumentError(f"pass two to four checkpoints; got {len(checkpoints)}.")
     points, statistics = split_statistics(_together(checkpoints))
     return through(points, statistics)
 
 
 def through(points: Sequence[Params], buffers: Sequence[Params]) -> Plane:
-    """The plane through checkpoints whose parameters and buffers are separated."""
+    """Plane through checkpoints with separate parameters and buffers."""
     origin, *others = points
     for other in others:
         check_same_structure(checkpoint=other, origin=origin)
@@ -75,30 +76,31 @@ def through(points: Sequence[Params], buffers: Sequence[Params]) -> Plane:
 
 @public
 def trajectory_plane(checkpoints: Sequence[Params], *, dimension: int = 2) -> Plane:
-    """The plane that best holds a trajectory: principal directions around its last point.
+    """Plane that best fits a trajectory: principal directions around its last point.
 
     Args:
-        checkpoints: at least `dimension` + 1 points of one model in the order of training:
-            parameters, or `model.state_dict()`. Running statistics go with their weights where
-            the plane goes through all checkpoints; where there are more, all points of the
-            plane have those of the last.
+        checkpoints: at least `dimension` + 1 points of one model in training order: parameters,
+            or `model.state_dict()`. If the plane contains all checkpoints, running statistics
+            are interpolated with their weights; otherwise all points of the plane use those of
+            the last checkpoint.
         dimension: 1, 2 or 3.
 
     Returns:
         The plane through the last checkpoint along unit principal directions, with the landmark
-        "trajectory". Its residuals say how far each checkpoint lies off the plane: a loss drawn
-        there is not the loss of the checkpoint.
+        "trajectory". Its residuals are the distances of the checkpoints from the plane: the
+        loss shown at a projected checkpoint is not the loss of the checkpoint.
 
     Raises:
-        ArgumentError: too few or all equal checkpoints, or a dimension other than 1 to 3.
+        ArgumentError: there are too few checkpoints, all are equal, or `dimension` is not 1 to
+            3.
         NonFiniteError: a checkpoint holds NaN or inf.
         StructureError: names or shapes differ.
 
     Examples:
         >>> import torch
         >>> import lossatlas as la
-        >>> places = [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]
-        >>> a, b, c = ({"w": torch.tensor([place])} for place in places)
+        >>> points = [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]
+        >>> a, b, c = ({"w": torch.tensor([point])} for point in points)
         >>> la.trajectory_plane([c, b, a]).dimension
         2
 
@@ -124,14 +126,14 @@ def states_of(
     mode: str | None = None,
     names: Sequence[str] = (),
 ) -> list[State]:
-    """Checkpoints of an objective's model, parameters and buffers separated."""
+    """Split the checkpoints of an objective's model into parameters and buffers."""
     called = names or [f"checkpoint {number}" for number in range(1, len(checkpoints) + 1)]
-    keep: set[str] = set()
+    shared_names: set[str] = set()
 
     def split(name: str, point: Params) -> State:
-        own, reads = objective.shapes, mode or objective.mode
+        expected, reads = objective.shapes, mode or objective.mode
         try:
-            return split_state(objective.model, reads, own, point, keep)
+            return split_state(objective.model, reads, expected, point, shared_names)
         except StructureError as error:
             if not names:
                 raise
@@ -140,14 +142,14 @@ def states_of(
     points = [*zip(called, checkpoints, strict=True)]
     states = [split(*pair) for pair in points]
     # What equals the model's in one of them belongs to it where another differs.
-    keep.update(*(state.buffers for state in states))
-    states = [split(*pair) for pair in points] if keep else states
+    shared_names.update(*(state.buffers for state in states))
+    states = [split(*pair) for pair in points] if shared_names else states
     for (name, _), state in zip(points, states, strict=True):
-        missing = sorted(keep - state.buffers.keys())
+        missing = sorted(shared_names - state.buffers.keys())
         if missing:
             raise StructureError(
-                f"{name} holds no '{missing[0]}' but another does; give full state dicts "
-                "(model.state_dict()) of all, or parameters of all."
+                f"{name} has no '{missing[0]}' but another does; pass full state dicts "
+                "(model.state_dict()) for all, or parameters for all."
             )
     return states
 
@@ -168,7 +170,7 @@ def _check_enough(dimension: int, count: int) -> None:
 
 
 def along(points: Sequence[Params], buffers: Sequence[Params], dimension: int) -> Plane:
-    """The plane of a trajectory whose parameters and buffers are separated."""
+    """Plane of a trajectory with separate parameters and buffers."""
     last = points[-1]
     for point in points:
         check_same_structure(checkpoint=point, origin=last)
@@ -186,13 +188,15 @@ def _principal(steps: list[dict[str, Tensor]], dimension: int) -> tuple[list[Par
     # T checkpoints span at most T dimensions: their T x T products hold all there is to know.
     gram = np.array([[dot(a, b) for b in steps] for a in steps])
     if not np.isfinite(gram).all():
-        raise NonFiniteError("a checkpoint holds NaN or inf; leave it out of the trajectory.")
+        raise NonFiniteError(
+            "a checkpoint contains NaN or inf; leave it out of the trajectory."
+        )
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1][:dimension], vectors[:, ::-1][:, :dimension]
     if values[-1] <= 1e-12 * max(values[0], 1e-300):
         raise ArgumentError(
-            f"the checkpoints span fewer than {dimension} directions; "
-            "give more distinct checkpoints or a smaller dimension."
+            f"the checkpoints span fewer than {dimension} directions; pass more distinct "
+            "checkpoints or a smaller dimension."
         )
     # The sign of an eigenvector is arbitrary: the first checkpoint gets positive coordinates.
     vectors = vectors * np.where(vectors[:1] < 0, -1.0, 1.0)
@@ -216,11 +220,11 @@ def _orthogonal_step(step: Params, axes: list[Params], number: int) -> Params:
     for axis in axes:
         step = add(step, axis, scale=-dot(step, axis) / dot(axis, axis))
     if not np.isfinite(length):
-        raise NonFiniteError(f"checkpoint {number} holds NaN or inf.")
+        raise NonFiniteError(f"checkpoint {number} contains NaN or inf.")
     if norm(step) <= 1e-6 * length or length == 0:
         raise ArgumentError(
-            f"checkpoint {number} equals or lies in line with the ones before it; "
-            "give points that span a plane."
+            f"checkpoint {number} equals or is collinear with earlier ones; pass points that "
+            "span a plane."
         )
     return multiply(step, norm(axes[0]) / norm(step)) if axes else step
 

@@ -1,4 +1,4 @@
-"""Directions in weight space: the axes of every landscape picture."""
+"""Directions in weight space: the axes of landscape maps."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -44,7 +44,7 @@ def layer_normalized(direction: Params, weights: Params) -> dict[str, Tensor]:
 def zero_filters(
     weights: Params, *, biases: bool = False, still: Mapping[str, int] = _NONE
 ) -> tuple[str, ...]:
-    """Tensors that hold a zero filter, which has no norm to scale a direction by."""
+    """Tensors with a zero filter, which has no norm to scale a direction by."""
     names = []
     for name, value in weights.items():
         alive = _as_rows(value).flatten(1).any(dim=1)
@@ -56,23 +56,23 @@ def zero_filters(
 
 
 class RandomDirection(Mapping[str, Tensor]):
-    """A random direction that holds no memory: tensors are drawn when they are asked for.
+    """A random direction whose tensors are drawn on demand, so it needs no memory.
 
-    Every tensor depends on the seed, the number of the axis and its own name only, so single
-    layers can be had in any order. The scale follows the weights as they are when asked.
+    Every tensor depends only on the seed, the axis number and its name, so layers can be drawn
+    individually in any order. The scale follows the current weights.
 
     Args:
-        weights: the point it starts from; kept, not copied.
-        seed: any whole number.
+        weights: the origin; referenced, not copied.
+        seed: any integer.
         axis: 0, 1 or 2; directions of one seed are independent.
-        normalization: "filter" and "layer" as in the functions above, "none" for plain
-            standard normal numbers.
+        normalization: "filter" and "layer" as in the functions above, "none" for standard
+            normal numbers.
         biases: whether tensors with fewer than two axes (biases, norm scales) move too, each
-            rescaled as one filter; Li et al. keep them still.
+            rescaled as one filter; Li et al. keep them fixed.
         still: name -> a row that does not move (`padding_idx` of an embedding).
 
     Raises:
-        UnknownNameError: an unknown normalization.
+        UnknownNameError: the normalization is unknown.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RandomDirection(Mapping[str, Tensor]):
         self.still = {name: row for name, row in still.items() if name in weights}
 
     def scaled_to(self, weights: Params) -> "RandomDirection":
-        """The same numbers, scaled to other weights and drawn where these are."""
+        """The same numbers, scaled to other weights and drawn on their device."""
         return RandomDirection(
             weights,
             self.seed,
@@ -171,17 +171,17 @@ class RandomDirection(Mapping[str, Tensor]):
             # Looked up by all processes or by none: weights may have to be gathered for it.
             spare = partial(float, spare())
         for index, rows in enumerate(_row_blocks(weight)):
-            kept = rows if only is None else _overlap(rows, only)
-            if kept.start >= kept.stop:
+            overlap = rows if only is None else _overlap(rows, only)
+            if overlap.start >= overlap.stop:
                 continue
             block = self._normal(name, index, rows, weight)
-            block = block[kept.start - rows.start : kept.stop - rows.start]
+            block = block[overlap.start - rows.start : overlap.stop - rows.start]
             if factor is None:
-                block = _to_lengths(block, _lengths(_as_rows(weight)[kept], spare))
+                block = _to_lengths(block, _lengths(_as_rows(weight)[overlap], spare))
             else:
-                block = _scaled(block, kept, factor)
+                block = _scaled(block, overlap, factor)
             first = 0 if only is None else only.start
-            yield slice(kept.start - first, kept.stop - first), block
+            yield slice(overlap.start - first, overlap.stop - first), block
 
     def _layer_scale(self, name: str, weight: Tensor) -> float | None:
         if self.normalization == "none":

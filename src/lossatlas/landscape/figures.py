@@ -1,4 +1,4 @@
-"""Figures of a map: a line, a plane from three sides, a box cut open."""
+"""Figures of a map: a line, a plane, or a box with three slices."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ _MOST_METRICS = 4
 
 
 def map_figures(land: "Landscape", tree: grid.Tree | None) -> tuple[Figure, ...]:
-    """The figures of a map by its dimension; of more than three none."""
+    """Figures of a map by its dimension; none above three."""
     draw = {1: _line_figures, 2: _plane_figures, 3: _box_figures}.get(land.values.ndim)
     return () if draw is None else draw(land, tree)
 
@@ -66,16 +66,16 @@ def _metric_figures(land: "Landscape") -> tuple[Figure, ...]:
 
 
 def _metric_figure(land: "Landscape", name: str) -> Figure:
-    nothing = np.full(land.values.shape, np.nan)
-    errors = land.metric_stderr.get(name, nothing)
+    blank = np.full(land.values.shape, np.nan)
+    errors = land.metric_stderr.get(name, blank)
     metric = replace(land, values=land.metrics[name], stderr=errors)
     title = f"{cut_off(name, 40)} from above"
     caption = "A further metric at the same points; dark is high."
     if not land.computed.all():
         caption += (
-            " Between the computed points (dots) it is interpolated, and its error there is "
-            "not measured: points were chosen for the loss. adaptive=False computes all "
-            "of them."
+            " Between the computed points (dots) it is interpolated, and its error is not "
+            "measured, because points were chosen for the loss. adaptive=False computes all of "
+            "them."
         )
     return Figure(
         name,
@@ -87,43 +87,43 @@ def _metric_figure(land: "Landscape", name: str) -> Figure:
 
 
 def _error_figure(land: "Landscape") -> Figure:
-    known = grid.known_errors(land)
-    if not known.any():
+    has_error = grid.known_errors(land)
+    if not has_error.any():
         caption, alt = "This map has no standard errors.", "An empty map: no errors are known."
     else:
-        errors = land.stderr[known]
+        errors = land.stderr[has_error]
         low, high = float(errors.min()), float(errors.max())
         shown = (
             " to ".join(distinct(low, high, 2))
             if low < high
             else f"{number(low, 2)} everywhere"
         )
-        caption = f"How sure each value is: one standard error, {shown}."
+        caption = f"Uncertainty of each value: one standard error, {shown}."
         alt = f"Map of the standard error of the loss, {shown}."
-        caption += _between(land, known)
+        caption += _between(land, has_error)
     chart = backends(lambda: maps.stderr_chart(land))
     return Figure("stderr", "Standard error", *chart, caption, alt)
 
 
-def _between(land: "Landscape", known: NDArray[np.bool_]) -> str:
+def _between(land: "Landscape", has_error: NDArray[np.bool_]) -> str:
     if land.computed.all():
         return ""
-    if (known == land.finite).all():
+    if (has_error == land.finite).all():
         return " Between computed points it includes the expected error of interpolation."
     return " Interpolated points show the error of the nearest computed one."
 
 
 def _box_figures(land: "Landscape", tree: grid.Tree | None) -> tuple[Figure, ...]:
-    whole = Figure(
+    figure = Figure(
         "box",
-        "The box, cut open",
+        "Slices of the box",
         *backends(lambda: maps.box_chart(land, tree=tree)),
         "Three planes through the lowest point. Drag to turn." + _scale_note(land),
         f"Three orthogonal planes colored by the loss. {_extremes(land)}",
         wide=True,
     )
     flat = [_cut_figure(land, axis) for axis in range(3)]
-    return (whole, *flat, _error_figure(land.cut(2)))
+    return (figure, *flat, _error_figure(land.cut(2)))
 
 
 def _cut_figure(land: "Landscape", axis: int) -> Figure:
@@ -170,6 +170,6 @@ def _nonfinite_note(land: "Landscape") -> str:
 def _extremes(land: "Landscape") -> str:
     if not land.finite.any():
         return "No value is finite."
-    place = ", ".join(number(coordinate, 3) for coordinate in land.minimum)
+    coordinates = ", ".join(number(coordinate, 3) for coordinate in land.minimum)
     low, high = (number(float(land.values.flat[k]), 3) for k in (land.lowest, land.highest))
-    return f"Lowest loss {low} at ({place}), highest {high}."
+    return f"Lowest loss {low} at ({coordinates}), highest {high}."

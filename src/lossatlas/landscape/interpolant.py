@@ -1,4 +1,4 @@
-"""Radial functions through scattered points, with an expected error at every other point."""
+"""Radial basis interpolation of scattered points, with expected errors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ class Surface:
     """An interpolant on a whole grid.
 
     Attributes:
-        values: shape (*grid, columns); what was given where points are known.
-        doubt: expected size of the error of column 0, shape (*grid,), twice as much on the
-            rim; 0 where points are known, inf where nothing can be said.
+        values: shape (*grid, columns); the given values at known points.
+        doubt: expected size of the error of column 0, shape (*grid,), doubled on the boundary;
+            0 at known points, inf if it cannot be estimated.
     """
 
     values: Array
@@ -43,7 +43,7 @@ class Surface:
 
 
 def interpolate(known: Mask, values: Array) -> Surface:
-    """The radial function through all known points, and how far off it may be elsewhere."""
+    """Interpolate all known points, with the expected error elsewhere."""
     usable = known[..., None] & np.isfinite(values)
     whole, doubt = np.full(values.shape, np.nan), np.full(known.shape, np.inf)
     for columns in _alike(usable):
@@ -190,7 +190,7 @@ class _Radial:
         return np.stack([points[:, term].prod(axis=1) for term in terms], axis=1)
 
     def basis(self, points: Array, squares: Array) -> Array:
-        """One row a point, from its squared distances to the centers."""
+        """One row per point, from its squared distances to the centers."""
         return np.concatenate([self._kernel(squares), self._tail(points)], axis=1)
 
     def at(self, basis: Array) -> Array:
@@ -235,8 +235,8 @@ def _patch(centers: Array, values: Array, queries: Array) -> tuple[Array, Array]
         doubt[piece] = guide.power(basis) * _largest(relative, nearest)
         for number in np.unique(best):
             columns = best == number
-            own = fits[number] is guide
-            rows = basis if own else fits[number].basis(queries[piece], squares)
+            own_fit = fits[number] is guide
+            rows = basis if own_fit else fits[number].basis(queries[piece], squares)
             predicted[piece, columns] = fits[number].at(rows)[:, columns]
     return predicted, doubt + fits[best[0]].rounding
 

@@ -1,4 +1,4 @@
-"""Losses of a map that were computed, and errors that are of sampling alone."""
+"""Computed losses of a map, and their pure sampling errors."""
 
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,14 @@ Array = NDArray[np.float64]
 
 
 def computed_values(land: "Landscape") -> Array:
-    """The finite losses that were computed, NaN elsewhere; all finite ones if none was."""
+    """Finite computed losses, NaN elsewhere; all finite losses if none was computed."""
     known = land.finite & land.computed
     return np.where(known if known.any() else land.finite, land.values, np.nan)
 
 
 def sampling_errors(land: "Landscape") -> Array:
-    """The errors of computed points; of all known ones where none was computed."""
-    # At interpolated points they hold the error of interpolation as well.
+    """Errors of computed points; of all known points if none was computed."""
+    # At interpolated points they include the interpolation error.
     known = grid.known_errors(land)
     computed = known & land.computed
     return np.asarray(land.stderr[computed if computed.any() else known])

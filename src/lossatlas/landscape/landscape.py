@@ -1,4 +1,4 @@
-"""Landscape: a sampled piece of a loss landscape, with what is known about every value."""
+"""Landscape: the loss on a grid, with the error of every value."""
 
 from collections.abc import Mapping
 from dataclasses import field, replace
@@ -49,35 +49,34 @@ class Landscape(Result):
     Values are indexed `[i, j, k]` by `axes[0][i], axes[1][j], axes[2][k]`.
 
     Attributes:
-        values: mean loss at every point, float64; not finite where the loss is not.
-        stderr: standard error of each value, same units: its sampling error, and at
-            interpolated points the expected error of interpolation with it; NaN where there
-            is none.
-        axes: coordinates along each direction, in lengths of that direction.
-        labels: what each direction is, as in "random 1".
+        values: mean loss at every point, float64; non-finite where the loss is.
+        stderr: standard error of each value, same units: the sampling error, combined at
+            interpolated points with the expected interpolation error; NaN if unknown.
+        axes: coordinates along each direction, in units of its length.
+        labels: name of each direction, such as "random 1".
         computed: True where the loss was evaluated, False where it was interpolated.
-        interpolation_error: a bound on the largest error of interpolated values, in units of
-            the loss, which holds on at least 95 % of maps; 0 where every point was computed.
-        interpolation_rms: the expected root mean square error of interpolated values.
-        held_out: how many computed points were each predicted from the others to measure both.
-        metrics: further quantities on the same grid.
-        metric_stderr: their sampling errors; NaN at interpolated points, where the error of
-            interpolation is not measured.
+        interpolation_error: bound on the largest error of interpolated values, in units of the
+            loss, which holds for at least 95 % of maps; 0 if every point was computed.
+        interpolation_rms: expected root mean square error of interpolated values.
+        held_out: number of computed points predicted from the others to measure both errors.
+        metrics: additional quantities on the same grid.
+        metric_stderr: their sampling errors; NaN at interpolated points, where the
+            interpolation error is not measured.
         landmarks: named rows of coordinates, such as the "trajectory" of training.
-        landmark_residuals: for each landmark, how far it lies off the grid's plane, as a share
-            of the longest distance of a landmark from the origin (0: in the plane).
-        landmark_values: loss at each landmark itself, off the plane; NaN where not evaluated.
-        unit: what sampling errors are over, "examples" or "batches".
-        count: how many units the sampling errors come from; 0 where that is unknown.
+        landmark_residuals: distance of each landmark from the plane, as a share of the largest
+            distance of a landmark from the origin (0: in the plane).
+        landmark_values: loss at each landmark itself, off the plane; NaN if not evaluated.
+        unit: sampling unit of the errors, "examples" or "batches".
+        count: number of units behind the sampling errors; 0 if unknown.
         leverage: at each computed point, the largest share of the variance that one unit
-            carries (1 / count at least; 1 where the units do not differ); NaN elsewhere;
-            None where it is unknown.
-        rounding: bound on the rounding of one value in the dtype of the weights.
+            contributes (at least 1 / count; 1 if the units do not differ); NaN elsewhere; None
+            if unknown.
+        rounding: bound on the rounding error of one value in the dtype of the weights.
         engine: how points were evaluated.
-        evaluations: how many points were computed.
-        memory: bytes needed beyond the model and data, as estimated before the start.
-        seconds: wall time; not part of equality.
-        notes: what a reader should know, in sentences.
+        evaluations: number of computed points.
+        memory: estimated bytes needed beyond the model and the data.
+        seconds: wall time; ignored in comparisons.
+        notes: remarks for the reader, in sentences.
         provenance: seed, settings, fingerprints, versions.
 
     Examples:
@@ -122,7 +121,7 @@ class Landscape(Result):
 
     @property
     def finite(self) -> NDArray[np.bool_]:
-        """Where the loss is a finite number."""
+        """True where the loss is finite."""
         return np.isfinite(self.values)
 
     @property
@@ -140,46 +139,46 @@ class Landscape(Result):
 
     @property
     def lowest(self) -> int:
-        """Flat index of the lowest computed point: an interpolated one may be none."""
-        known = computed_values(self)
-        return int(np.where(np.isnan(known), np.inf, known).argmin())
+        """Flat index of the lowest computed point; interpolated points are ignored."""
+        losses = computed_values(self)
+        return int(np.where(np.isnan(losses), np.inf, losses).argmin())
 
     @property
     def highest(self) -> int:
         """Flat index of the highest computed point."""
-        known = computed_values(self)
-        return int(np.where(np.isnan(known), -np.inf, known).argmax())
+        losses = computed_values(self)
+        return int(np.where(np.isnan(losses), -np.inf, losses).argmax())
 
     @public
     def cut(self, axis: int, at: float | None = None) -> "Landscape":
-        """A plane of a map of a box, or a line of a map of a plane.
+        """Slice the map: a plane of a box, or a line of a plane.
 
         Args:
-            axis: the direction that is held fixed.
-            at: its coordinate, taken at the nearest grid point; by default that of the
-                lowest point of the map.
+            axis: the direction held fixed.
+            at: its coordinate, rounded to the nearest grid point; by default that of the lowest
+                point of the map.
 
         Returns:
-            The map of one dimension less, without landmarks: they lie off it. Its origin is
-            one where the direction is held at zero.
+            A map with one dimension less, without landmarks, which lie off the slice. It
+            contains the origin only if the direction is fixed at zero.
 
         Raises:
-            ArgumentError: no such direction, or a map of a line.
+            ArgumentError: there is no such direction, or the map is a line.
         """
         if self.values.ndim < 2 or axis not in range(self.values.ndim):
             raise ArgumentError(
-                f"`axis` must be one of 0 to {self.values.ndim - 1} of a map of two "
-                f"dimensions or more; got {axis!r}."
+                f"`axis` must be 0 to {self.values.ndim - 1}, for a map of at least two "
+                f"dimensions; got {axis!r}."
             )
         if at is not None and not is_number(at):
             raise ArgumentError(f"`at` must be a coordinate; got {at!r}.")
-        place = self.minimum[axis] if at is None else at
-        index = int(np.abs(self.axes[axis] - place).argmin())
+        coordinate = self.minimum[axis] if at is None else at
+        index = int(np.abs(self.axes[axis] - coordinate).argmin())
 
         def taken(array: Any) -> Any:
             return None if array is None else np.asarray(np.take(array, index, axis))
 
-        rest = [k for k in range(self.values.ndim) if k != axis]
+        remaining = [k for k in range(self.values.ndim) if k != axis]
         # No landmark says that a map lies around its origin; this one may not hold it.
         has_origin = self.axes[axis][index] == 0 and not self.landmarks
         arrays = ("values", "stderr", "computed", "leverage")
@@ -188,18 +187,18 @@ class Landscape(Result):
             **{name: taken(getattr(self, name)) for name in arrays},
             metrics={name: taken(values) for name, values in self.metrics.items()},
             metric_stderr={name: taken(values) for name, values in self.metric_stderr.items()},
-            axes=tuple(self.axes[k] for k in rest),
-            labels=tuple(self.labels[k] for k in rest),
-            landmarks={} if has_origin else {grid.CENTER: np.empty((0, len(rest)))},
+            axes=tuple(self.axes[k] for k in remaining),
+            labels=tuple(self.labels[k] for k in remaining),
+            landmarks={} if has_origin else {grid.CENTER: np.empty((0, len(remaining)))},
             landmark_residuals={},
             landmark_values={},
         )
 
     def to_xarray(self) -> "xr.Dataset":
-        """Values, errors and metrics as a labeled Dataset.
+        """Convert values, errors and metrics to an xarray Dataset.
 
         Returns:
-            Dimensions "a", "b", "c" with the coordinates of the grid.
+            A Dataset with dimensions "a", "b", "c" and the coordinates of the grid.
         """
         import xarray as xr
 
@@ -213,20 +212,22 @@ class Landscape(Result):
         return xr.Dataset({key: (tuple(dims), v) for key, v in arrays.items()}, coordinates)
 
     def cited(self) -> tuple[Reference, ...]:
-        """The papers of a map, cited for the directions that were used."""
+        """References of the map, depending on its directions."""
         plane = self.provenance.settings.get("plane")
         made = plane if isinstance(plane, Mapping) else {}
         kind = str(made.get("kind", "random"))
         is_plain = kind == "random" and made.get("normalization", "filter") != "filter"
         use = "map on random directions" if is_plain else _DIRECTIONS.get(kind, _PLANE)
-        return tuple(replace(each, use=use or each.use) for each in self.references)
+        return tuple(
+            replace(reference, use=use or reference.use) for reference in self.references
+        )
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """Heights of the map, what lies off it, how it was sampled."""
+        """Lowest and highest loss, landmarks off the plane, and sampling."""
         return (*self.loss_estimates(), *self.sampling_estimates())
 
     def loss_estimates(self) -> tuple[Estimate, ...]:
-        """Heights of the map, and how far its landmarks lie off it."""
+        """Lowest and highest loss, and distances of landmarks from the plane."""
         heights: tuple[Estimate, ...] = ()
         if self.finite.any():
             heights = (
@@ -247,14 +248,14 @@ class Landscape(Result):
 
         Args:
             flat: flat index of the point.
-            name: of the estimate.
+            name: name of the estimate.
 
         Returns:
-            The loss there with its standard error, which holds the error of interpolation
-            where it was interpolated, or the reason why it has none.
+            The loss at the point with its standard error, which includes the interpolation
+            error at interpolated points, or the reason why it has none.
         """
         index = np.unravel_index(flat, self.values.shape)
-        place = ", ".join(
+        coordinate = ", ".join(
             number(float(axis[i]), 3) for axis, i in zip(self.axes, index, strict=True)
         )
         why = "the map has no standard errors"
@@ -270,11 +271,11 @@ class Landscape(Result):
             why_no_error=None if np.isfinite(stderr) else why,
             name=name,
             unit="loss",
-            meaning=f"at ({place})",
+            meaning=f"at ({coordinate})",
         )
 
     def sampling_estimates(self) -> tuple[Estimate, ...]:
-        """How many points were computed, and how large their errors are."""
+        """Number of computed points, and the size of the errors."""
         lost, size = int((~self.finite).sum()), " x ".join(map(str, self.values.shape))
         computed = _count(int(self.computed.sum()), "computed points")
         how = f"exact; of {size} points, engine {self.engine}"
@@ -312,7 +313,7 @@ class Landscape(Result):
         )
 
     def details(self) -> dict[str, Any]:
-        """Points, ranges and labels of the axes, and how the values were found."""
+        """Points, ranges and labels of the axes, and how the values were computed."""
         return {
             "points": self.values.shape,
             "ranges": [(axis[0], axis[-1]) for axis in self.axes],
@@ -324,26 +325,26 @@ class Landscape(Result):
         }
 
     def sentences(self) -> tuple[str, ...]:
-        """What the map shows, and how well it is known."""
+        """What the map shows, and how accurate it is."""
         return (*self.loss_sentences(), *self.sampling_sentences())
 
     def loss_sentences(self) -> tuple[str, ...]:
-        """Where the loss is low, over what it ranges, where it is not finite."""
+        """Where the loss is lowest, its range, and where it is not finite."""
         return loss_sentences(self)
 
     def sampling_sentences(self) -> tuple[str, ...]:
-        """How large the sampling errors are, and what was interpolated."""
+        """Size of the sampling errors, and what was interpolated."""
         return sampling_sentences(self)
 
     def figures(self, tree: grid.Tree | None = None) -> tuple[Figure, ...]:
-        """Surface, contour map and standard errors of a plane; a line; a box cut open.
+        """Surface, contour map and standard errors of a plane; a line; slices of a box.
 
         Args:
-            tree: the merge tree of the map: its minima are marked and linked. The lowest
-                point alone is marked without it.
+            tree: the merge tree of the map, whose minima are marked and linked. Without it only
+                the lowest point is marked.
 
         Returns:
-            The figures; of maps of more than three dimensions none.
+            The figures; none for maps of more than three dimensions.
         """
         return map_figures(self, tree)
 

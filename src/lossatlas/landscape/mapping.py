@@ -1,4 +1,4 @@
-"""map_plane: from an objective and a plane to a Landscape."""
+"""map_plane: compute a Landscape from an objective and a plane."""
 
 import time
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from lossatlas.landscape.engines import Choice, Metric, Task, select
 from lossatlas.landscape.engines.choice import EngineName
 from lossatlas.landscape.engines.task import Known
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.landscape.plane import Plane, check_objective, settled
+from lossatlas.landscape.plane import Plane, check_objective, prepare_plane
 from lossatlas.landscape.points import Points, Work, check_executor
 from lossatlas.landscape.request import Request, check_fits, checked_center, grid_memory
 from lossatlas.landscape.span import START, Ranges, Span, narrowest, ranges, widen
@@ -44,45 +44,46 @@ def map_plane(
     resume: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> Landscape:
-    """Map the loss on a line, plane or box of parameter space.
+    """Evaluate the loss on a grid of a line, plane or box in parameter space.
 
     Args:
-        objective: what to map.
-        plane: where; one to three directions.
-        span: half the width in lengths of the directions, one (low, high) a direction, or
-            "auto": the range that shows all landmarks of the plane, otherwise what
-            `suggest_span` suggests; points that it evaluates are points of the map where they
-            lie on its grid.
+        objective: the objective to map.
+        plane: the line, plane or box, with one to three directions.
+        span: half the width in lengths of the directions, one (low, high) per direction, or
+            "auto": the range that contains all landmarks of the plane, otherwise the result of
+            `suggest_span`, whose evaluations are reused where they lie on the grid.
         points: points along each direction, at least 2. An odd number puts one on the origin.
-        metrics: further quantities of the same pass, name -> function of (model, batch).
-        adaptive: compute only what cannot be interpolated; False computes every point.
-        tolerance: the root mean square error that interpolated points may have, as a share of
-            the range of the loss; nowhere finer than half of the sampling error there (where
-            that is what ends the refinement, `.notes` say so). The stated largest error may be
-            four times as much. Points are computed until both hold and minima and extremes are
+        metrics: additional quantities from the same forward pass, name -> function of (model,
+            batch).
+        adaptive: whether to compute only points that cannot be interpolated; False computes
+            every point.
+        tolerance: allowed root mean square error of interpolated points, as a share of the
+            range of the loss, but nowhere finer than half the local sampling error (`.notes`
+            states when this ended the refinement). The stated largest error may be four times
+            as large. Points are computed until both bounds hold and all minima and extremes are
             computed points, or until every point is.
         engine: "auto", "plain", "stacked", "batched", "folded", "streaming" or "in_place"; all
-            give the same numbers (1e-6 relative), "auto" takes the fastest that does on this
-            model.
+            give the same numbers (to 1e-6 relative), and "auto" selects the fastest one that
+            does so on this model.
         executor: "serial", "joblib" (all cores), or an object with a `run` method.
-        resume: a file that keeps finished chunks; a run that was killed goes on from it and
-            gives the same bits.
-        progress: called with (done, total, label) after every chunk; total is the number of
-            points of the grid, and in the last call the number of points that were computed.
-            True shows a bar.
+        resume: path of a file that stores finished chunks; an interrupted run continues from it
+            with bitwise identical results.
+        progress: function called with (done, total, label) after every chunk; total is the
+            number of grid points, and in the last call the number of computed points. True
+            shows a progress bar.
 
     Returns:
-        Values, standard errors, metrics; what was computed and what interpolated, and the
-        error measured on the latter. Losses that are not finite stay in the map.
+        Values, standard errors and metrics; which points were computed and which interpolated,
+        and the interpolation error. Non-finite losses stay in the map.
 
     Raises:
-        ArgumentError: points, span, tolerance or metrics that cannot be served; a grid that
-            does not fit in the free memory.
-        ModelError: the model's outputs do not depend on the weights that move.
+        ArgumentError: `points`, `span`, `tolerance` or `metrics` is invalid, or the grid does
+            not fit in the free memory.
+        ModelError: the outputs of the model do not depend on the weights that move.
         NonFiniteError: the loss at the origin is not finite.
-        ResumeError: the resume file is damaged or belongs to another run.
-        StructureError: the plane is one of another model.
-        UnknownNameError: an unknown engine or executor.
+        ResumeError: the resume file is corrupt or belongs to another run.
+        StructureError: the plane belongs to another model.
+        UnknownNameError: the engine or executor is unknown.
 
     Examples:
         >>> import torch
@@ -95,24 +96,24 @@ def map_plane(
         >>> land.values.shape, land.labels
         ((5, 5), ('random direction 1', 'random direction 2'))
 
-    Source: Li et al., NeurIPS 2018, arXiv:1712.09913 (the picture); the engines and the
-        refinement are our own.
+    Source: Li et al., NeurIPS 2018, arXiv:1712.09913 (the map); the engines and the refinement
+    are original.
     """
     started = time.monotonic()
     check_at_least("points", points, 2)
     check_positive("tolerance", tolerance)
     check_flag("adaptive", adaptive)
     check_objective(objective, plane, progress)
-    task = Task(objective, settled(objective, plane), _checked(metrics))
+    task = Task(objective, prepare_plane(objective, plane), _checked(metrics))
     check_fits(task, points)
     runner = get_executor(executor)
     check_executor(objective, runner)
-    ranges, chosen, known = _look(task, span, engine)
+    ranges, chosen, evaluated = _choose_ranges(task, span, engine)
     request = Request(task, ranges, points, adaptive, tolerance)
     chosen = request.start(engine) if chosen is None else chosen
     run = request.identity(chosen.engine.name)
     measured = {} if resume is None else {"measured": request.measured(chosen)}
-    # One process keeps what is done, and tells the others.
+    # One process stores finished chunks and informs the others.
     file = resume if objective.is_first else None
     with ExitStack() as stack:
         ledger = objective.together(
@@ -126,41 +127,43 @@ def map_plane(
             ledger=ledger,
             ranks=objective.ranks,
             progress=tell,
-            most=points**plane.dimension,
+            max_points=points**plane.dimension,
             is_adaptive=adaptive,
         )
-        refined = request.fill(source, {**known, **chosen.known})
+        refined = request.fill(source, {**evaluated, **chosen.known})
         source.finish()
     return request.landscape(refined, source, run, seconds=time.monotonic() - started)
 
 
-def _look(task: Task, span: object, engine: EngineName) -> tuple[Ranges, Choice | None, Known]:
+def _choose_ranges(
+    task: Task, span: object, engine: EngineName
+) -> tuple[Ranges, Choice | None, Known]:
     # The ranges; and an engine and what it has evaluated, where that was needed for them.
     if not (isinstance(span, str) and span == "auto"):
         return ranges(span, task.plane.dimension), None, {}
     if task.plane.bounds is not None:
         return ranges(task.plane.bounds, task.plane.dimension), None, {}
     chosen = checked_center(select(task, engine, np.full(task.plane.dimension, START)))
-    found, seen = widen(chosen, narrowest(chosen))
+    suggestion, evaluations = widen(chosen, narrowest(chosen))
     if not chosen.engine.independent:
         # What was seen beside other points has other bits.
-        seen, chosen = {}, replace(chosen, seen={})
-    return ranges(found.span, task.plane.dimension), chosen, seen
+        evaluations, chosen = {}, replace(chosen, seen={})
+    return ranges(suggestion.span, task.plane.dimension), chosen, evaluations
 
 
 @result("map-plan")
 class MapPlan(Result):
-    """What a map will need, before it starts.
+    """Planned engine, number of points and memory of a map.
 
     Attributes:
-        engine: how points will be evaluated.
-        points: points of the full grid; an adaptive map evaluates fewer.
-        memory: bytes beyond the model and the data, about: the engine, the grid, and what
-            other processes hold.
-        workers: processes that evaluate points.
-        worker_memory: bytes that each of them holds, torch, model and data included; 0 where
-            points are evaluated in this process.
-        notes: that there are fewer workers than were asked for, and why.
+        engine: name of the engine.
+        points: number of points of the full grid; an adaptive map evaluates fewer.
+        memory: approximate bytes beyond the model and the data: the engine, the grid, and
+            worker processes.
+        workers: number of processes that evaluate points.
+        worker_memory: bytes per worker, including torch, model and data; 0 if points are
+            evaluated in this process.
+        notes: whether and why there are fewer workers than requested.
     """
 
     engine: str
@@ -171,20 +174,20 @@ class MapPlan(Result):
     notes: tuple[str, ...] = ()
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """Points of the grid, and memory."""
+        """Number of grid points, and memory."""
         return (
             Estimate(self.points, why_no_error="a count, exact", name="points"),
             Estimate(self.memory, why_no_error="about", name="memory", unit="bytes"),
         )
 
     def sentences(self) -> tuple[str, ...]:
-        """What the map will need."""
+        """Points, engine and memory of the map."""
         workers = ""
         if self.worker_memory:
-            each = byte_size(self.worker_memory)
-            workers = f", of which {self.workers} processes hold {each} each"
+            per_worker = byte_size(self.worker_memory)
+            workers = f", of which {self.workers} processes hold {per_worker} each"
         return (
-            f"{self.points:,} points at most, by the engine '{self.engine}', with about "
+            f"At most {self.points:,} points, engine '{self.engine}', about "
             f"{byte_size(self.memory)} beyond the model and the data{workers}.",
             *self.notes,
         )
@@ -200,24 +203,25 @@ def plan_map(
     metrics: Mapping[str, Metric] | None = None,
     executor: ExecutorName | Executor = "serial",
 ) -> MapPlan:
-    """Say what a map will need without making it.
+    """Estimate what a map needs without computing it.
 
     Args:
-        objective: what to map.
-        plane: where.
+        objective: the objective to map.
+        plane: the line, plane or box.
         points: points along each direction.
         engine: as for `map_plane`.
-        metrics: as for `map_plane`; they may ask for another engine.
-        executor: as for `map_plane`; each of its processes has model and data of its own.
+        metrics: as for `map_plane`; they may require another engine.
+        executor: as for `map_plane`; each worker has its own copy of the model and the data.
 
     Returns:
         The engine, the number of points and the memory.
 
     Raises:
-        ArgumentError: fewer than two points, more than fit in the free memory, metrics that
-            are none, an engine that cannot serve the model, or more workers than fit.
-        ModelError: the model's outputs do not depend on the weights that move.
-        UnknownNameError: an unknown engine or executor.
+        ArgumentError: there are fewer than two points or more than fit in the free memory, the
+            metrics are invalid, the engine does not support the model, or the workers do not
+            fit.
+        ModelError: the outputs of the model do not depend on the weights that move.
+        UnknownNameError: the engine or executor is unknown.
 
     Examples:
         >>> import torch
@@ -231,7 +235,7 @@ def plan_map(
     """
     check_at_least("points", points, 2)
     check_objective(objective, plane)
-    task = Task(objective, settled(objective, plane), _checked(metrics))
+    task = Task(objective, prepare_plane(objective, plane), _checked(metrics))
     check_fits(task, points)
     runner = get_executor(executor)
     check_executor(objective, runner)

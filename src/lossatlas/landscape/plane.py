@@ -40,19 +40,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Plane:
-    """An origin, one to three directions, and what is known to lie near them.
+    """An origin with one to three directions, and landmarks near them.
 
     Attributes:
-        origin: the point with coordinates zero.
+        origin: the point at coordinates zero.
         directions: one to three vectors; a coordinate of 1 is a step of one such vector.
-        labels: what each direction is.
+        labels: name of each direction.
         landmarks: name -> coordinates of points of interest, shape (points, dimension).
-        residuals: name -> how far each landmark lies off the plane, as a share of the longest
+        residuals: name -> distance of each landmark from the plane, as a share of the largest
             distance of a landmark from the origin; 0 means in the plane.
-        bounds: the range along each direction that shows all landmarks, or None.
-        recipe: how it was made, as plain values.
-        buffers: running statistics, other buffers and frozen parameters that go with its
-            points; None where all points have those of the model.
+        bounds: range along each direction that contains all landmarks, or None.
+        recipe: how it was built, as plain values.
+        buffers: running statistics, other buffers and frozen parameters of its points; None if
+            all points use those of the model.
     """
 
     origin: Params
@@ -66,20 +66,20 @@ class Plane:
 
     @property
     def dimension(self) -> int:
-        """How many directions there are."""
+        """Number of directions."""
         return len(self.directions)
 
     def point(self, coordinates: Sequence[float]) -> Params:
-        """The weights at some coordinates, from the origin in one sum.
+        """Weights at given coordinates: origin + a * u + b * v + ...
 
         Args:
-            coordinates: one number a direction.
+            coordinates: one number per direction.
 
         Returns:
-            New tensors, with the buffers of the point where it has its own.
+            New tensors, including the buffers of the point if the plane has buffers.
 
         Raises:
-            ArgumentError: not one finite number a direction.
+            ArgumentError: there is not one finite number per direction.
         """
         steps = _checked_coordinates(coordinates, self.dimension)
         here: Params = self.origin
@@ -88,14 +88,14 @@ class Plane:
         return here if self.buffers is None else {**here, **self.buffers.at(steps)}
 
     def project(self, points: Sequence[Params]) -> tuple[Array, Array]:
-        """Coordinates of the nearest point of the plane, and how far off it the points lie.
+        """Project points onto the plane.
 
         Args:
-            points: names and shapes as in the origin; buffers beside them do not count.
+            points: points with the names and shapes of the origin; buffers are ignored.
 
         Returns:
-            (coordinates, residuals): shapes (points, dimension) and (points,); a residual is
-            the distance to the plane as a share of the longest distance to the origin.
+            (coordinates, residuals), of shapes (points, dimension) and (points,). A residual is
+            the distance to the plane as a share of the largest distance to the origin.
 
         Raises:
             StructureError: a point has other names or shapes.
@@ -128,11 +128,11 @@ class Plane:
         }
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know about the directions.
+        """Remarks on the directions.
 
         Returns:
-            Sentences that name the tensors which stand still, and those whose zero filters
-            move by the scale of their layer.
+            Sentences naming the tensors that do not move, and those whose zero filters move by
+            the scale of their layer.
         """
         drawn = [d for d in self.directions if isinstance(d, RandomDirection)]
         notes = []
@@ -144,7 +144,7 @@ class Plane:
         )
         if lent:
             notes.append(
-                "Zero filters have no length, so they move by that of their layer: "
+                "Zero filters have no norm, so they move by that of their layer: "
                 f"{_list(lent)}."
             )
         rows = [f"row {row} of {name}" for d in drawn[:1] for name, row in d.still.items()]
@@ -162,48 +162,48 @@ class Plane:
         return tuple(notes)
 
     def fingerprint(self, *, origin: str | None = None) -> str:
-        """A digest of the origin and the directions.
+        """Digest of the origin and the directions.
 
         Args:
-            origin: the digest of the origin, where it is known already.
+            origin: digest of the origin, if already computed.
 
         Returns:
-            Hexadecimal digits; directions that are drawn when asked for count by their recipe.
+            Hexadecimal digits; directions drawn on demand are represented by their recipe.
         """
         parts = [
             str(dict(self.recipe)) if isinstance(d, RandomDirection) else fingerprint(d)
             for d in self.directions
         ]
-        held = [] if self.buffers is None else [self.buffers.fingerprint()]
-        return "-".join([origin or fingerprint(self.origin), *parts, *held])
+        origin_buffers = [] if self.buffers is None else [self.buffers.fingerprint()]
+        return "-".join([origin or fingerprint(self.origin), *parts, *origin_buffers])
 
 
 @public
 def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = None) -> Plane:
-    """The line, plane or box spanned by given directions.
+    """Line, plane or box spanned by given directions.
 
     Args:
-        origin: the point with coordinates zero; kept, not copied.
+        origin: the point at coordinates zero; referenced, not copied.
         *directions: one to three vectors with the names and shapes of the origin.
-        labels: what each direction is; "direction 1", ... by default.
+        labels: name of each direction; "direction 1", ... by default.
 
     Returns:
         The plane.
 
     Raises:
-        ArgumentError: no or more than three directions, a zero direction, or parallel ones.
-        NonFiniteError: a direction holds NaN or inf.
+        ArgumentError: there are no or more than three directions, or some are zero or parallel.
+        NonFiniteError: a direction contains NaN or inf.
         StructureError: names or shapes differ from the origin.
 
     Examples:
         >>> import torch
         >>> import lossatlas as la
-        >>> found = la.plane({"w": torch.zeros(1, 2)}, {"w": torch.ones(1, 2)})
-        >>> found.dimension, found.point([0.5])["w"]
+        >>> line = la.plane({"w": torch.zeros(1, 2)}, {"w": torch.ones(1, 2)})
+        >>> line.dimension, line.point([0.5])["w"]
         (1, tensor([[0.5000, 0.5000]]))
     """
     if not 1 <= len(directions) <= 3:
-        raise ArgumentError(f"a plane takes 1 to 3 directions; got {len(directions)}.")
+        raise ArgumentError(f"a plane needs 1 to 3 directions; got {len(directions)}.")
     if labels is not None and (isinstance(labels, str) or len(labels) != len(directions)):
         raise ArgumentError(
             f"`labels` must name each of {len(directions)} directions; got {labels!r}."
@@ -215,7 +215,7 @@ def plane(origin: Params, *directions: Params, labels: Sequence[str] | None = No
         check_list("labels", labels, "strings")
         if len(labels) != len(directions) or not all(isinstance(n, str) for n in labels):
             raise ArgumentError(
-                f"`labels` must be one string a direction; got {len(labels)} labels for "
+                f"`labels` must be one string per direction; got {len(labels)} labels for "
                 f"{len(directions)} directions."
             )
     _check_directions(directions)
@@ -233,27 +233,26 @@ def random_plane(
     normalization: Normalization = "filter",
     biases: bool = False,
 ) -> Plane:
-    """A random line, plane or box through the present weights.
+    """Random line, plane or box through the current weights.
 
     Args:
-        objective: whose parameters move.
-        origin: another point to start from; by default the present weights, read live and
-            not copied; with its buffers where it is a full state dict. The directions are
-            scaled to its filters.
-        seed: any whole number; the same seed gives the same directions.
+        objective: the objective whose parameters move.
+        origin: another origin, with its buffers if it is a full state dict; by default the
+            current weights, read live and not copied. The directions are scaled to its filters.
+        seed: any integer; the same seed gives the same directions.
         dimension: 1, 2 or 3.
-        normalization: "filter" (each filter moves by its own norm a step), "layer", or "none".
+        normalization: "filter" (a step of 1 moves each filter by its norm), "layer", or "none".
             Zero filters and layers have no norm: they move by the scale of their layer or
-            module, and maps say so. Rows at the `padding_idx` of an embedding, which no
-            training moves, stay where they are.
-        biases: whether biases and norm scales move too; they stay by default.
+            module, which is noted in the map. Rows at the `padding_idx` of an embedding, which
+            training does not change, stay fixed.
+        biases: whether biases and norm scales move too; fixed by default.
 
     Returns:
-        The plane; its directions are drawn when asked for and take no memory.
+        The plane; its directions are drawn on demand and need no memory.
 
     Raises:
-        ArgumentError: a dimension other than 1 to 3, or nothing would move.
-        StructureError: the origin is a point of another model.
+        ArgumentError: `dimension` is not 1 to 3, or nothing would move.
+        StructureError: the origin belongs to another model.
         UnknownNameError: an unknown normalization.
 
     Examples:
@@ -295,12 +294,12 @@ def random_plane(
         "dimension": dimension,
     } | ({"still": still} if still else {})
     labels = tuple(f"random direction {axis + 1}" for axis in range(dimension))
-    held = Buffers(state.buffers) if state.buffers else None
-    return Plane(weights, directions, labels, recipe=recipe, buffers=held)
+    origin_buffers = Buffers(state.buffers) if state.buffers else None
+    return Plane(weights, directions, labels, recipe=recipe, buffers=origin_buffers)
 
 
 def check_objective(objective: object, plane: object = None, progress: object = None) -> None:
-    """Require what every instrument on a plane is given to be what it should be."""
+    """Check the objective and plane given to an instrument."""
     if not isinstance(objective, Objective):
         raise ArgumentError(
             f"`objective` must be a lossatlas.Objective; got {type(objective).__name__}: "
@@ -312,38 +311,42 @@ def check_objective(objective: object, plane: object = None, progress: object = 
                 f"`plane` must be a Plane; got {type(plane).__name__}: make one with "
                 "random_plane(objective), plane(origin, u, v) or trajectory_plane(checkpoints)."
             )
-        settled(objective, plane)
+        prepare_plane(objective, plane)
     check_progress(progress)
 
 
-def settled(objective: Objective, plane: Plane) -> Plane:
+def prepare_plane(objective: Objective, plane: Plane) -> Plane:
     """A plane whose origin holds what the objective moves, and whose buffers are all read."""
     if plane.origin is objective.live:
         return plane
-    own, before = objective.shapes, plane.buffers
-    if plane.origin.keys() == own.keys() and before is None:
-        check_same_structure(plane=plane.origin, objective=own)
-        check_precision(plane.origin, own)
+    expected, before = objective.shapes, plane.buffers
+    if plane.origin.keys() == expected.keys() and before is None:
+        check_same_structure(plane=plane.origin, objective=expected)
+        check_precision(plane.origin, expected)
         return _placed(objective, plane)
-    held = {} if before is None else before.origin
-    extra = [name for name in plane.origin if name not in own]
+    origin_buffers = {} if before is None else before.origin
+    extra = [name for name in plane.origin if name not in expected]
     moved = {n for n in extra if any(bool(d[n].any()) for d in plane.directions)}
-    point = {**plane.origin, **held}
-    state = split_state(objective.model, objective.mode, own, point, keep=moved)
-    beside = [name for name in state.buffers if name not in held]
+    point = {**plane.origin, **origin_buffers}
+    state = split_state(objective.model, objective.mode, expected, point, keep=moved)
+    beside = [name for name in state.buffers if name not in origin_buffers]
     lines = [{n: v for n, v in d.items() if n in state.params} for d in plane.directions]
     moving = tuple({n: d[n] for n in beside} for d in plane.directions) if beside else ()
-    kept = None if before is None else before.only([n for n in held if n in state.buffers])
+    remaining = (
+        None
+        if before is None
+        else before.only([n for n in origin_buffers if n in state.buffers])
+    )
     own_buffers = Buffers({n: plane.origin[n] for n in beside}, moving)
-    whole = own_buffers if kept is None else kept.joined(own_buffers)
+    merged = own_buffers if remaining is None else remaining.joined(own_buffers)
     changed = state.params.keys() != plane.origin.keys()
-    found = replace(
+    prepared = replace(
         plane,
         origin=state.params if changed else plane.origin,
         directions=tuple(lines) if changed else plane.directions,
-        buffers=whole if whole.origin else None,
+        buffers=merged if merged.origin else None,
     )
-    return _placed(objective, found)
+    return _placed(objective, prepared)
 
 
 def _placed(objective: Objective, plane: Plane) -> Plane:
@@ -364,7 +367,7 @@ def _checked_coordinates(coordinates: object, dimension: int) -> list[float]:
     flat = as_float_array("coordinates", coordinates)
     if flat.shape != (dimension,) or not np.isfinite(flat).all():
         raise ArgumentError(
-            f"`coordinates` must be {dimension} finite numbers, one a direction; "
+            f"`coordinates` must be {dimension} finite numbers, one per direction; "
             f"got {shown(coordinates)}."
         )
     return [float(value) for value in flat]
@@ -387,7 +390,7 @@ def _check_directions(directions: tuple[Params, ...]) -> None:
     for number, length in enumerate(lengths, 1):
         if not math.isfinite(length):
             raise NonFiniteError(
-                f"direction {number} holds NaN or inf; mend it before mapping."
+                f"direction {number} contains NaN or inf; fix it before mapping."
             )
         if length == 0:
             raise ArgumentError(f"direction {number} is zero; there is no line along it.")
@@ -398,4 +401,4 @@ def _check_directions(directions: tuple[Params, ...]) -> None:
         ]
     )
     if np.linalg.eigvalsh(unit).min() < 1e-9:
-        raise ArgumentError("the directions are parallel or dependent; give independent ones.")
+        raise ArgumentError("the directions are parallel or dependent; pass independent ones.")

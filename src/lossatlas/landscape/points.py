@@ -1,4 +1,4 @@
-"""Points in, numbers out: chunks go to an executor, finished ones into the ledger."""
+"""Evaluate points: chunks run on an executor, finished ones are stored in the ledger."""
 
 import hashlib
 import logging
@@ -25,12 +25,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Work:
-    """What a process is sent: enough to build the engine there.
+    """Everything a worker process needs to build the engine.
 
     Attributes:
-        task: what is evaluated.
+        task: the task to evaluate.
         engine: its name.
-        memory: bytes that the engine takes there beside model and data.
+        memory: bytes the engine needs beyond model and data.
     """
 
     task: Task
@@ -49,29 +49,29 @@ class Work:
 
 
 class Sparing:
-    """Evaluates with an engine; where memory runs out, once more with half of the points.
+    """Evaluate with an engine; when memory runs out, retry with half of the points.
 
     Args:
-        engine: what evaluates.
+        engine: the engine.
 
     Attributes:
-        most: points at once after memory ran out; 0 as long as it has not.
+        most: points at once after memory ran out; 0 until then.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self.most = engine, 0
+        self._engine, self.max_points = engine, 0
 
     def __call__(self, coordinates: Array) -> Array:
         """The quantities of some points, as `Engine.evaluate`."""
-        if not self.most:
+        if not self.max_points:
             values = self._at_once(coordinates)
             if values is not None:
                 return values
-            self.most = max(1, min(len(coordinates), self._block) // 2)
-            logger.warning("memory ran out; going on with %d points at once", self.most)
-        parts = range(0, len(coordinates), self.most)
-        each = [self._engine.evaluate(coordinates[k : k + self.most]) for k in parts]
-        return np.concatenate(each)
+            self.max_points = max(1, min(len(coordinates), self._block) // 2)
+            logger.warning("memory ran out; going on with %d points at once", self.max_points)
+        parts = range(0, len(coordinates), self.max_points)
+        results = [self._engine.evaluate(coordinates[k : k + self.max_points]) for k in parts]
+        return np.concatenate(results)
 
     def _at_once(self, coordinates: Array) -> Array | None:
         # None where memory ran out, on this process or on another that works along.
@@ -88,16 +88,16 @@ class Sparing:
     @property
     def _block(self) -> int:
         # How many points an engine holds side by side, on every process.
-        own = int(getattr(self._engine, "block", self._engine.chunk))
+        block = int(getattr(self._engine, "block", self._engine.chunk))
         ranks = self._engine.task.ranks
-        return own if ranks is None else min(ranks.gather(own))
+        return block if ranks is None else min(ranks.gather(block))
 
 
 class Points:
-    """Evaluates any points of a plane, chunk by chunk.
+    """Evaluate points of a plane, chunk by chunk.
 
-    Chunks depend on the points asked for only, so a run that is resumed asks for the same
-    chunks and gets the same bits.
+    Chunks depend only on the requested points, so a resumed run requests the same chunks and
+    gets bitwise identical results.
 
     Args:
         work: what another process builds the engine from.
@@ -119,12 +119,12 @@ class Points:
         ledger: Ledger | None,
         ranks: Ranks | None = None,
         progress: Progress | None,
-        most: int,
+        max_points: int,
         is_adaptive: bool,
     ) -> None:
         self._work, self._executor, self._ledger = work, executor, ledger
         self._ranks = ranks
-        self._progress, self._most = progress, most
+        self._progress, self._most = progress, max_points
         self._label = "points at most" if is_adaptive else "points"
         self._chunk, self.memory = engine.chunk, engine.memory
         self._sparing = Sparing(engine)
@@ -134,11 +134,11 @@ class Points:
     @property
     def notes(self) -> tuple[str, ...]:
         """What became of the run that a reader of the map should know."""
-        most, fewer = self._sparing.most, getattr(self._executor, "note", "")
-        if not most:
+        max_points, fewer = self._sparing.max_points, getattr(self._executor, "note", "")
+        if not max_points:
             return (fewer,) if fewer else ()
-        points = "one point" if most == 1 else f"{most} points"
-        return (f"Memory ran out once; from then on {points} at a time were evaluated.",)
+        points = "one point" if max_points == 1 else f"{max_points} points"
+        return (f"Memory ran out once; after that, {points} were evaluated at a time.",)
 
     def skip(self, points: int) -> None:
         """Count points that were evaluated elsewhere."""
@@ -164,17 +164,17 @@ class Points:
     def _together(self, name: str, piece: Array) -> Array:
         # All processes go the same way: the first one knows what is done.
         assert self._ranks is not None
-        known = self._ranks.first(partial(self._known, name))
-        if known is None:
+        stored = self._ranks.first(partial(self._stored_chunk, name))
+        if stored is None:
             result = self._start()(piece)
             if self._ledger is not None:
                 self._ledger.put(name, to_bytes(result))
         else:
-            result = from_bytes(known)
+            result = from_bytes(stored)
         self._tell(len(result))
         return result
 
-    def _known(self, name: str) -> bytes | None:
+    def _stored_chunk(self, name: str) -> bytes | None:
         return None if self._ledger is None else self._ledger.get(name)
 
     def _tell(self, points: int) -> None:
@@ -197,8 +197,8 @@ def check_executor(objective: Objective, executor: Executor) -> None:
     collective = objective.placed is not None and is_collective(objective.model)
     if (objective.ranks is not None or collective) and not _in_process(executor):
         raise ArgumentError(
-            f"`executor` must be 'serial' where processes share the data or the model; got "
-            f"{type(executor).__name__}: the processes of the group work side by side already."
+            "`executor` must be 'serial' if processes share the data or the model; got "
+            f"{type(executor).__name__}. The processes of the group already run in parallel."
         )
 
 

@@ -1,4 +1,4 @@
-"""A map that is asked for: its grid, its identity, and how it is filled."""
+"""A requested map: its grid, its identity, and how it is filled."""
 
 import math
 from dataclasses import dataclass
@@ -24,22 +24,20 @@ from lossatlas.text import byte_size
 
 Array = NDArray[np.float64]
 NO_STATISTICS = (
-    "The checkpoints came without running statistics, so those of the model are used at every "
-    'point: give full state dicts (model.state_dict()), or mode="recalibrated".'
+    "The checkpoints have no running statistics, so those of the model are used at every "
+    'point: pass full state dicts (model.state_dict()), or mode="recalibrated".'
 )
 ESTIMATED_ANEW = (
-    "Running statistics were estimated anew from these data for all weights (mode "
-    "recalibrated), so losses differ from those with the statistics that checkpoints hold."
+    "Running statistics were re-estimated from these data for all weights (mode recalibrated), "
+    "so losses differ from those with the statistics stored in checkpoints."
 )
 OF_THE_BATCH = "Normalization layers used the statistics of each batch (mode train)."
 _MOVING = (
-    "Running statistics go with their weights and are interpolated between the checkpoints: "
-    "they fit the checkpoints, and the points between only roughly, so a barrier may come from "
-    'them; mode="recalibrated" estimates them anew.'
+    "Running statistics are interpolated between the checkpoints: they are exact at the "
+    "checkpoints and only approximate in between, so a barrier may come from them; "
+    'mode="recalibrated" re-estimates them.'
 )
-_ROUGH = (
-    "The loss is too rough to be interpolated within the tolerance; every point was computed."
-)
+_ROUGH = "The loss is too rough to interpolate within the tolerance; every point was computed."
 # Where along a range a point is compared on.
 _PLACE = 0.297
 # What a provenance says elsewhere.
@@ -48,14 +46,14 @@ _ELSEWHERE = {"model fingerprint", "data fingerprint", "plane", "lossatlas", "to
 
 @dataclass(frozen=True)
 class Request:
-    """A map that is asked for, validated.
+    """A requested map, validated.
 
     Attributes:
-        task: what to evaluate.
-        ranges: one (low, high) a direction.
+        task: the task to evaluate.
+        ranges: one (low, high) per direction.
         points: points along each direction.
         adaptive: whether smooth parts may be interpolated.
-        tolerance: the error they may have, as a share of the range.
+        tolerance: their allowed error, as a share of the range.
     """
 
     task: Task
@@ -70,7 +68,7 @@ class Request:
         return tuple(_axis(low, high, self.points) for low, high in self.ranges)
 
     def start(self, engine: EngineName) -> Choice:
-        """Choose an engine and look at the origin."""
+        """Choose an engine and evaluate the origin."""
         return checked_center(select(self.task, engine, self._corner(engine)))
 
     def _corner(self, engine: EngineName) -> Array:
@@ -84,9 +82,11 @@ class Request:
     def _early_point(self) -> Array:
         # One with which the map begins, and on no axis where there is such a one.
         if self.adaptive:
-            places = np.argwhere(first_points(self._shape, self._seed))
-            points = np.stack([axis[k] for axis, k in zip(self.axes, places.T, strict=True)], 1)
-            off = np.abs(places - _PLACE * (self.points - 1)).sum(axis=1)
+            indices = np.argwhere(first_points(self._shape, self._seed))
+            points = np.stack(
+                [axis[k] for axis, k in zip(self.axes, indices.T, strict=True)], 1
+            )
+            off = np.abs(indices - _PLACE * (self.points - 1)).sum(axis=1)
             off[(points == 0).any(axis=1)] = np.inf
             if np.isfinite(off).any():
                 return np.asarray(points[off.argmin()])
@@ -106,10 +106,12 @@ class Request:
         return np.concatenate([chosen.center, corner[0]]).tobytes().hex()
 
     def identity(self, engine: str) -> dict[str, Any]:
-        """What makes two runs the same run."""
+        """Everything that identifies a run."""
         model, data = self.task.objective.fingerprint()
         settings = {
-            "plane": self.task.plane.fingerprint(origin=model if self._starts_here else None),
+            "plane": self.task.plane.fingerprint(
+                origin=model if self._starts_at_model else None
+            ),
             "ranges": self.ranges,
             "points": self.points,
             "quantities": self.task.quantities,
@@ -127,39 +129,41 @@ class Request:
         return identity
 
     @property
-    def _starts_here(self) -> bool:
+    def _starts_at_model(self) -> bool:
         # Whether the digest of the model is that of the origin: the same bits under its names.
         origin, live = self.task.plane.origin, self.task.objective.live
         if any(True for _ in self.task.objective.model.buffers()) or [*origin] != [*live]:
             return False
         return origin is live or all(map(_is_same, origin.values(), live.values()))
 
-    def fill(self, source: Points, known: Known) -> Refined:
+    def fill(self, source: Points, evaluated: Known) -> Refined:
         """Make the map.
 
         Args:
             source: evaluates points.
-            known: coordinates -> what was evaluated to begin with, the origin among them.
+            evaluated: coordinates -> values evaluated before, including the origin.
 
         Returns:
             The map.
         """
         axes, shape = self.axes, self._shape
-        columns = len(next(iter(known.values())))
+        columns = len(next(iter(evaluated.values())))
         at = [{value: k for k, value in enumerate(axis.tolist())} for axis in axes]
         first = [
             tuple(column[value] for column, value in zip(at, point, strict=True))
-            for point in known
+            for point in evaluated
             if all(value in column for column, value in zip(at, point, strict=True))
         ]
 
-        def evaluate(places: NDArray[np.intp]) -> Array:
-            coordinates = np.stack([axis[k] for axis, k in zip(axes, places.T, strict=True)], 1)
-            values, new = np.empty((len(places), columns)), np.ones(len(places), dtype=bool)
-            for point, row in known.items():
-                here = (coordinates == point).all(axis=1)
-                values[here], new[here] = row, False
-            source.skip(len(places) - int(np.count_nonzero(new)))
+        def evaluate(indices: NDArray[np.intp]) -> Array:
+            coordinates = np.stack(
+                [axis[k] for axis, k in zip(axes, indices.T, strict=True)], 1
+            )
+            values, new = np.empty((len(indices), columns)), np.ones(len(indices), dtype=bool)
+            for point, row in evaluated.items():
+                matches = (coordinates == point).all(axis=1)
+                values[matches], new[matches] = row, False
+            source.skip(len(indices) - int(np.count_nonzero(new)))
             if new.any():
                 values[new] = source(coordinates[new])
             return values
@@ -170,19 +174,19 @@ class Request:
                 evaluate,
                 shape,
                 columns,
-                self._asked,
+                self._requested_error,
                 noise=_half_errors,
                 seed=self._seed,
                 first=first,
                 exact=2,
             )
-        places = np.argwhere(np.ones(shape, dtype=bool))
-        values = evaluate(places).reshape(*shape, columns)
+        indices = np.argwhere(np.ones(shape, dtype=bool))
+        values = evaluate(indices).reshape(*shape, columns)
         return Refined(values, np.ones(shape, dtype=bool), 0.0, 0.0, np.zeros(shape), 0)
 
-    def _asked(self, known: Array) -> float:
+    def _requested_error(self, evaluated: Array) -> float:
         # Not a number as long as no loss is finite: then every point is computed.
-        losses = known[np.isfinite(known[:, 0]), 0]
+        losses = evaluated[np.isfinite(evaluated[:, 0]), 0]
         return self.tolerance * float(np.ptp(losses)) if losses.size else math.nan
 
     def landscape(
@@ -233,16 +237,19 @@ class Request:
     def _of_refinement(self, refined: Refined) -> tuple[str, ...]:
         if refined.rough:
             return (_ROUGH,)
-        known = refined.values[refined.computed]
-        asked, floor = self._asked(known), float(_half_errors(known[:, :-2]).max())
-        coarse = refined.rms > asked or refined.error > WORST * asked
-        if not (coarse and floor > asked):
+        evaluated = refined.values[refined.computed]
+        requested, floor = (
+            self._requested_error(evaluated),
+            float(_half_errors(evaluated[:, :-2]).max()),
+        )
+        coarse = refined.rms > requested or refined.error > WORST * requested
+        if not (coarse and floor > requested):
             return ()
         return (
-            "Points were computed until interpolated losses were accurate to half of their "
-            f"own sampling error (at most {floor:.2g}) where that is more than the tolerance "
-            f"({asked:.2g}): they may be off by {refined.error:.2g}, and by {refined.rms:.2g} "
-            "root mean square.",
+            f"Where half the sampling error (at most {floor:.2g}) exceeds the tolerance "
+            f"({requested:.2g}), points were computed only until interpolated losses were "
+            f"accurate to that: their error is up to {refined.error:.2g}, and "
+            f"{refined.rms:.2g} root mean square.",
         )
 
 
@@ -250,8 +257,8 @@ def checked_center(chosen: Choice) -> Choice:
     """Require a finite loss at the center."""
     if not math.isfinite(chosen.center[0]):
         raise NonFiniteError(
-            f"the loss at the center is {chosen.center[0]}; there is no landscape around "
-            "it: load finite weights, or look at objective.example_losses()."
+            f"the loss at the center is {chosen.center[0]}, so it cannot be mapped; load "
+            "finite weights, or check objective.example_losses()."
         )
     return chosen
 
@@ -270,8 +277,8 @@ def check_fits(task: Task, points: int) -> None:
         return
     grid = " x ".join([f"{points:,}"] * task.plane.dimension)
     raise ArgumentError(
-        f"`points`: a grid of {grid} points needs about {byte_size(needed)}, and "
-        f"{byte_size(free)} are free; take fewer points."
+        f"`points`: a grid of {grid} points needs about {byte_size(needed)}, but only "
+        f"{byte_size(free)} are free; use fewer points."
     )
 
 
@@ -281,10 +288,10 @@ def _is_same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _beside_origin(axis: Array) -> float:
-    place = round(_PLACE * (len(axis) - 1))
-    if axis[place]:
-        return float(axis[place])
-    return float(axis[place - 1] if place else axis[place + 1])
+    position = round(_PLACE * (len(axis) - 1))
+    if axis[position]:
+        return float(axis[position])
+    return float(axis[position - 1] if position else axis[position + 1])
 
 
 def _axis(low: float, high: float, points: int) -> Array:
@@ -317,12 +324,15 @@ def _rounding(values: Array, task: Task) -> float:
 def _notes(values: Array, task: Task) -> tuple[str, ...]:
     notes = [*task.plane.notes(), *task.objective.notes]
     if values.size > 1 and (values == values.flat[0]).all():
-        notes.append("The loss is the same at every point to the last bit.")
+        notes.append("The loss is bitwise equal at every point.")
     lost = int((~np.isfinite(values)).sum())
     if lost:
         notes.append(f"{lost} of {values.size} points have no finite loss; they are left out.")
     if task.objective.unit == "batches":
-        notes.append("Standard errors come from the spread over batches: only means are known.")
+        notes.append(
+            "Standard errors come from the spread over batches, because the loss returns only "
+            "batch means."
+        )
     return (*notes, *_buffer_notes(task))
 
 

@@ -1,4 +1,4 @@
-"""What a map shows, and how well it is known, in sentences."""
+"""Sentences on what a map shows and how accurate it is."""
 
 from typing import TYPE_CHECKING
 
@@ -17,25 +17,25 @@ Array = NDArray[np.float64]
 
 
 def loss_sentences(land: "Landscape") -> tuple[str, ...]:
-    """Where the loss is low, over what it ranges, where it is not finite."""
+    """Where the loss is lowest, its range, and where it is not finite."""
     return (*_lowest(land), *_range(land), *_nonfinite(land), *_landmarks(land))
 
 
 def sampling_sentences(land: "Landscape") -> tuple[str, ...]:
-    """How large the sampling errors are, and what was interpolated."""
+    """Size of the sampling errors, and what was interpolated."""
     return (_errors(land), _interpolation(land))
 
 
 def _lowest(land: "Landscape") -> list[str]:
-    known = computed_values(land)
-    if not np.isfinite(known).any():
+    losses = computed_values(land)
+    if not np.isfinite(losses).any():
         return []
-    place = np.unravel_index(np.nanargmin(known), known.shape)
-    sides = zip(place, known.shape, strict=True)
+    index = np.unravel_index(np.nanargmin(losses), losses.shape)
+    sides = zip(index, losses.shape, strict=True)
     if not any(i in {0, size - 1} for i, size in sides if size > 2):
         return []
     # An interpolated point that is surely lower takes the lowest point off the edge.
-    if land.values[land.finite].min() + land.interpolation_error < known[place]:
+    if land.values[land.finite].min() + land.interpolation_error < losses[index]:
         return []
     return [
         "The lowest point lies on the edge of the map, so the basin may be deeper outside; "
@@ -73,8 +73,8 @@ def _nonfinite(land: "Landscape") -> list[str]:
 def _where(land: "Landscape", lost: NDArray[np.bool_]) -> str:
     sides = []
     for axis, label in enumerate(land.labels):
-        others = tuple(k for k in range(lost.ndim) if k != axis)
-        side = _side(np.asarray(lost.any(axis=others)))
+        other_axes = tuple(k for k in range(lost.ndim) if k != axis)
+        side = _side(np.asarray(lost.any(axis=other_axes)))
         if side:
             sides.append(f"'{cut_off(label, 40)}' is {side}")
     if len(sides) == lost.ndim and lost.ndim > 1:
@@ -100,9 +100,9 @@ def _landmarks(land: "Landscape") -> list[str]:
 def _landmark(land: "Landscape", mark: grid.Landmark) -> list[str]:
     name = cut_off(mark.name, 40)
     sentences = []
-    known = mark.residual[np.isfinite(mark.residual)]
-    if known.size:
-        sentences.append(f"The {name} {_off_plane(float(known.max()))}{_hidden(mark)}.")
+    residuals = mark.residual[np.isfinite(mark.residual)]
+    if residuals.size:
+        sentences.append(f"The {name} {_off_plane(float(residuals.max()))}{_hidden(mark)}.")
     outside = _outside(land, mark.points)
     if outside:
         verb, points = "lies" if outside == 1 else "lie", count(len(mark.points), "point")
@@ -162,8 +162,8 @@ def _interpolation(land: "Landscape") -> str:
     share = f"{percent(land.interpolation_error / land.range)} of the range, "
     is_exact = not extremes(land.values, land.computed).any()
     exact = (
-        " Its minima, its lowest and its highest point were computed; saddles between minima "
-        "may be interpolated, with that error."
+        " Its minima, lowest and highest points were computed; saddles between minima may be "
+        "interpolated, with that error."
     )
     return (
         f"{text}. Each of {count(land.held_out, 'computed point')} was also predicted from the "

@@ -1,4 +1,4 @@
-"""How far to look: the ranges of a map."""
+"""Choose the span of a map."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lossatlas.checks import check_positive, is_number
 from lossatlas.errors import ArgumentError, NonFiniteError
 from lossatlas.landscape.engines import Choice, Engine, Task, select
 from lossatlas.landscape.engines.task import quantities_of
-from lossatlas.landscape.plane import Plane, check_objective, settled
+from lossatlas.landscape.plane import Plane, check_objective, prepare_plane
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, Result, quantity, result
 
@@ -23,7 +23,7 @@ START = 0.125
 
 
 def ranges(span: object, dimension: int) -> Ranges:
-    """What a `span` argument means, as one (low, high) a direction."""
+    """Convert a `span` argument to one (low, high) per direction."""
     expected = (
         '`span` must be a finite number > 0, "auto", or one (low, high) for each direction'
     )
@@ -45,13 +45,14 @@ def ranges(span: object, dimension: int) -> Ranges:
 
 @result("span-suggestion")
 class SpanSuggestion(Result):
-    """A span worth a picture.
+    """A suggested span.
 
     Attributes:
         span: half the width of the map, in lengths of the directions.
-        rise: how much the loss has risen there (the least over the directions), in its units.
-        reason: why it is this one, a sentence.
-        evaluations: points evaluated to find it.
+        rise: rise of the loss at that span (the smallest over the directions), in units of the
+            loss.
+        reason: why this span was chosen, a sentence.
+        evaluations: number of points evaluated.
     """
 
     span: float = quantity("direction lengths")
@@ -60,7 +61,7 @@ class SpanSuggestion(Result):
     evaluations: int
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The span, and how much the loss has risen there."""
+        """The span, and the rise of the loss at it."""
         rise = "no error was estimated"
         return (
             Estimate(self.span, why_no_error="chosen", name="span", unit="direction lengths"),
@@ -68,7 +69,7 @@ class SpanSuggestion(Result):
         )
 
     def sentences(self) -> tuple[str, ...]:
-        """Why it is this span."""
+        """Why this span was chosen."""
         return (f"A span of {self.span:g}: {self.reason}",)
 
 
@@ -76,25 +77,26 @@ class SpanSuggestion(Result):
 def suggest_span(
     objective: Objective, plane: Plane, *, start: float = START, rise: float = 4.0
 ) -> SpanSuggestion:
-    """Widen until the loss has risen enough to be worth a picture.
+    """Suggest a span by widening it until the loss has risen enough.
 
     Both ends of every direction are evaluated at `start`, 2 `start`, 4 `start`, ... The first
-    span is taken where along every direction the higher end has risen by `rise` times the loss
-    at the center and by ten standard errors of it, or where it has risen by twenty standard
-    errors and the span is at least 1 (a step of one filter norm).
+    span is chosen at which, along every direction, the higher end has risen by `rise` times the
+    loss at the center and by ten of its standard errors, or by twenty standard errors if the
+    span is at least 1 (a step of one filter norm).
 
     Args:
-        objective: what to map.
-        plane: where; its origin is the center.
-        start: the narrowest span to try.
-        rise: how many times the center's loss is enough.
+        objective: the objective to map.
+        plane: the plane; its origin is the center.
+        start: the smallest span to try.
+        rise: required rise, as a multiple of the loss at the center.
 
     Returns:
-        The suggestion; the widest span (8) where the loss never rises enough.
+        The suggestion; the largest span (8) if the loss never rises enough.
 
     Raises:
-        ArgumentError: no objective, no plane, or a `start` or `rise` that is not above zero.
-        ModelError: the model's outputs do not depend on the weights that move.
+        ArgumentError: `objective` or `plane` has the wrong type, or `start` or `rise` is not
+            positive.
+        ModelError: the outputs of the model do not depend on the weights that move.
         NonFiniteError: the loss at the center is not finite.
         StructureError: the plane is one of another model.
 
@@ -111,7 +113,7 @@ def suggest_span(
     check_objective(objective, plane)
     check_positive("start", start)
     check_positive("rise", rise)
-    task = Task(objective, settled(objective, plane))
+    task = Task(objective, prepare_plane(objective, plane))
     chosen = select(task, "auto", np.full(plane.dimension, start))
     center = float(chosen.center[0])
     if not math.isfinite(center):
@@ -143,28 +145,28 @@ def widen(
     engine, row = chosen.engine, chosen.center
     center, stderr = float(row[0]), float(row[quantities_of(row)])
     # An error that is unknown asks for nothing and vouches for nothing.
-    known = math.isfinite(stderr)
-    error = stderr if known else 0.0
+    has_error = math.isfinite(stderr)
+    error = stderr if has_error else 0.0
     enough, well = max(rise * abs(center), 10 * error), (20 * error, 0.05 * abs(center))
-    seen: dict[tuple[float, ...], NDArray[np.float64]] = {}
+    evaluated: dict[tuple[float, ...], NDArray[np.float64]] = {}
     axes, span = list(range(engine.task.plane.dimension)), start
     while True:
         rises: list[float] = []
         while len(rises) < len(axes):
-            rises.append(_rise(engine, axes[len(rises)], span, center, seen))
-            risen, told = min(rises), f"the loss rises by {min(rises):.3g}"
-            reason = f"even {span:g} directions away {told} only."
+            rises.append(_rise(engine, axes[len(rises)], span, center, evaluated))
+            risen, rise_text = min(rises), f"the loss rises by {min(rises):.3g}"
+            reason = f"even {span:g} directions away {rise_text} only."
             if risen >= enough:
-                reason = f"{told}."
+                reason = f"{rise_text}."
             elif span >= 1 and risen >= well[0] and risen > well[1]:
-                judged = "well above its error" if known else "whose error is unknown"
-                reason = f"one filter norm away {told}, {judged}."
+                judged = "well above its error" if has_error else "whose error is unknown"
+                reason = f"one filter norm away {rise_text}, {judged}."
             elif span < _WIDEST:
                 # What one direction does not reach, no other one has to. It goes first now.
                 axes.insert(0, axes.pop(len(rises) - 1))
                 break
         else:
-            return SpanSuggestion(span, risen, reason, 1 + len(seen)), seen
+            return SpanSuggestion(span, risen, reason, 1 + len(evaluated)), evaluated
         span *= 2
 
 
@@ -173,13 +175,13 @@ def _rise(
     axis: int,
     span: float,
     center: float,
-    seen: dict[tuple[float, ...], NDArray[np.float64]],
+    evaluated: dict[tuple[float, ...], NDArray[np.float64]],
 ) -> float:
     # Of the higher end of a direction; both are kept.
     ends = np.zeros((2, engine.task.plane.dimension))
     ends[:, axis] = -span, span
     rows = engine.evaluate(ends)
-    seen.update(zip(map(tuple, ends.tolist()), rows, strict=True))
+    evaluated.update(zip(map(tuple, ends.tolist()), rows, strict=True))
     # A loss that is not finite has risen as far as a loss can.
     differences = rows[:, 0] - center
     return float(np.nan_to_num(differences, nan=np.inf, posinf=np.inf, neginf=-np.inf).max())

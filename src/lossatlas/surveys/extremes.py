@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lossatlas.landscape.known_values import computed_values
 from lossatlas.landscape.landscape import Landscape
-from lossatlas.landscape.plane import Plane, settled
+from lossatlas.landscape.plane import Plane, prepare_plane
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate
 from lossatlas.weights.paired import EQUAL, PairedLosses
@@ -92,7 +92,7 @@ class Extremes:
         land = self._land
         at = np.unravel_index(flat, land.values.shape)
         where = [float(axis[k]) for axis, k in zip(land.axes, at, strict=True)]
-        return self._judged.sums(settled(self._objective, self._plane).point(where))
+        return self._judged.sums(prepare_plane(self._objective, self._plane).point(where))
 
 
 def _total(sums: Sums) -> float:

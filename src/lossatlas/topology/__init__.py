@@ -1,7 +1,7 @@
 """Topology of scalar fields: basins, loops, barriers, and which of them are real.
 
-Receives arrays and knows no network. What needs torch lives in `torch_layers` and `losses`,
-what needs scikit-learn in `transformer`; they are imported by name.
+Receives arrays and knows no network. Code that needs torch is in `torch_layers` and `losses`,
+code that needs scikit-learn in `transformer`; import these modules by name.
 """
 
 from lossatlas.arguments import guard_exports
@@ -48,14 +48,14 @@ __all__ = [
     "checkpoints",
     "graph",
     "scattered",
-    # what a tree knows
+    # from a tree
     "Profile",
     "Silhouette",
     "barrier_matrix",
     "flood_below",
     "profile",
     "simplify",
-    # how sure
+    # certainty
     "CertainBasins",
     "Resolution",
     "certain_basins",
@@ -72,7 +72,7 @@ __all__ = [
     "silhouette",
     "statistics",
     "total_persistence",
-    # two of them
+    # comparisons
     "BasinMatching",
     "Matching",
     "barrier_distance",

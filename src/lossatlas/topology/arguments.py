@@ -1,4 +1,4 @@
-"""What a user chooses: degrees, orders of norms, relative errors, levels, places."""
+"""Validate what a user chooses: degrees, orders of norms, relative errors, levels, points."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ FARTHEST = 1e150  # coordinates whose squares are still numbers
 
 
 def check_degrees(dimensions: Any) -> tuple[int, ...]:
-    """Require degrees of homology: distinct whole numbers from 0."""
+    """Require homology degrees: distinct integers >= 0."""
     if not isinstance(dimensions, tuple | list):
         raise ArgumentError(
             f"`dimensions` must be degrees in a tuple, (0, 1) say; got {dimensions!r}."
@@ -34,7 +34,7 @@ def check_degree(dimension: Any) -> None:
 
 
 def check_graph_options(*, error: Any, periodic: Any) -> None:
-    """Require that nothing is asked of a graph that only grids have."""
+    """Reject arguments that apply only to grids."""
     if error is not None:
         raise ArgumentError(
             f"`error` is for arrays; got {error!r} with a graph: give it when making the graph."
@@ -47,21 +47,21 @@ def check_graph_options(*, error: Any, periodic: Any) -> None:
 
 def read_periodic(periodic: Any, shape: tuple[int, ...]) -> tuple[bool, ...]:
     """Which axes of a grid are circles."""
-    every = (periodic,) * len(shape) if isinstance(periodic, bool | np.bool_) else periodic
-    if not isinstance(every, tuple | list | np.ndarray) or len(every) != len(shape):
+    flags = (periodic,) * len(shape) if isinstance(periodic, bool | np.bool_) else periodic
+    if not isinstance(flags, tuple | list | np.ndarray) or len(flags) != len(shape):
         raise ArgumentError(
-            f"`periodic` must be True, False or one of them for each of the {len(shape)} axes; "
+            f"`periodic` must be True, False or one bool for each of the {len(shape)} axes; "
             f"got {periodic!r}."
         )
-    if not all(isinstance(each, bool | np.bool_) for each in every):
+    if not all(isinstance(flag, bool | np.bool_) for flag in flags):
         raise ArgumentError(f"`periodic` must hold True or False; got {periodic!r}.")
-    short = [n for n, wraps in zip(shape, every, strict=True) if wraps and n < 3]
+    short = [n for n, wraps in zip(shape, flags, strict=True) if wraps and n < 3]
     if short:
         raise ArgumentError(
-            f"`periodic` axes need at least three points; got one of {short[0]}, whose ends "
-            "are neighbors already."
+            f"`periodic` axes need at least three points; got an axis of {short[0]}, whose "
+            "ends are already neighbors."
         )
-    return tuple(bool(each) for each in every)
+    return tuple(bool(flag) for flag in flags)
 
 
 def check_norm(argument: str, order: Any) -> None:
@@ -71,21 +71,23 @@ def check_norm(argument: str, order: Any) -> None:
 
 
 def read_levels(levels: ArrayLike) -> Floats:
-    """Levels at which a function is wanted."""
+    """Convert the levels at which a function is evaluated."""
     at = as_float_array("levels", levels)
     if at.ndim > 1 or np.isnan(at).any():
         raise ArgumentError(
-            f"`levels` must be a row of numbers without NaN; got shape {at.shape}."
+            "`levels` must be a one-dimensional array of numbers without NaN; got shape "
+            f"{at.shape}."
         )
     return at
 
 
-def read_places(points: ArrayLike) -> Floats:
-    """Coordinates of points whose distances are numbers too."""
-    places = as_float_array("points", points)
-    if places.ndim != 2 or places.size == 0 or not (np.abs(places) < FARTHEST).all():
+def read_coordinates(points: ArrayLike) -> Floats:
+    """Coordinates of points whose distances are finite too."""
+    coordinates = as_float_array("points", points)
+    in_range = bool((np.abs(coordinates) < FARTHEST).all())
+    if coordinates.ndim != 2 or coordinates.size == 0 or not in_range:
         raise DataError(
             "`points` must be finite coordinates of shape (points, dimensions), at least one "
-            f"point; got shape {places.shape}; none may lie beyond {FARTHEST:g}."
+            f"point, none beyond {FARTHEST:g}; got shape {coordinates.shape}."
         )
-    return places
+    return coordinates

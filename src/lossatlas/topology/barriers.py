@@ -1,4 +1,4 @@
-"""Barriers between all minima of a landscape, and how far those of two landscapes differ."""
+"""Barriers between all minima of a landscape, and the distance between two sets of barriers."""
 
 import numpy as np
 
@@ -9,19 +9,19 @@ from lossatlas.topology.mergetree import MergeTree, check_tree
 
 
 def barrier_matrix(tree: MergeTree) -> Floats:
-    """Least height that every path between two minima must reach, for all pairs.
+    """Lowest level at which two minima are connected, for all pairs.
 
     Args:
-        tree: a merge tree; its minima are counted in thousands, not more: the matrix has
-            their square.
+        tree: a merge tree with at most a few thousand minima: the matrix is quadratic in their
+            number.
 
     Returns:
-        (minima, minima), symmetric; the values of the minima on the diagonal, +inf between
-        parts that points which are not finite keep apart. Off the diagonal it is an
+        Symmetric array of shape (minima, minima): the values of the minima on the diagonal,
+        +inf between parts separated by non-finite points. Off the diagonal it is an
         ultrametric: b(i, k) <= max(b(i, j), b(j, k)).
 
     Raises:
-        ArgumentError: no merge tree.
+        ArgumentError: `tree` is not a merge tree.
 
     Examples:
         >>> barrier_matrix(merge_tree([3.0, 0.0, 2.0, 1.0, 3.0]))
@@ -44,21 +44,22 @@ def barrier_matrix(tree: MergeTree) -> Floats:
 def barrier_distance(
     first: Source, second: Source, *, connectivity: Connectivity = "full"
 ) -> float:
-    """How far two landscapes on one grid differ in the heights that join their minima.
+    """Distance between two landscapes on one grid by the levels that connect their minima.
 
-    Every minimum of either field is a label on both merge trees. The distance is the
-    greatest difference between the least levels at which two labels are joined (or one is
-    born): the interleaving distance of the labeled trees. It never exceeds the greatest
-    difference of the fields, and unlike a distance of barcodes it knows which basin is which.
+    Every minimum of either field labels a point of both merge trees. The distance is the
+    maximum difference between the lowest levels at which two labels are connected (or one is
+    born): the interleaving distance of the labeled trees. It never exceeds the maximum
+    difference of the fields and, unlike a distance between barcodes, it distinguishes basins by
+    their location.
 
     Args:
         first: a landscape or an array.
-        second: another of the same shape.
+        second: a second one of the same shape.
         connectivity: "full" or "axis".
 
     Returns:
-        The distance, in units of the field; +inf where missing points part the labels of one
-        field and not of the other.
+        The distance, in units of the field; +inf if missing points separate two labels in one
+        field but not in the other.
 
     Raises:
         ArgumentError: the shapes differ.
@@ -86,11 +87,11 @@ def barrier_distance(
 
 
 def _joining_levels(tree: MergeTree, values: Floats, labels: Ints) -> Floats:
-    # A point meets its own minimum without rising, so only its value and the basins matter.
+    # A point reaches its minimum without climbing, so only its value and basin matter.
     basin = tree.basins.ravel()[labels]
-    own = values[labels]
+    vertex_levels = values[labels]
     levels = barrier_matrix(tree)[np.ix_(basin, basin)]
-    levels = np.maximum(levels, np.maximum.outer(own, own))
+    levels = np.maximum(levels, np.maximum.outer(vertex_levels, vertex_levels))
     levels[basin < 0, :] = np.inf
     levels[:, basin < 0] = np.inf
     return levels

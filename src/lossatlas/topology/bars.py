@@ -1,4 +1,4 @@
-"""Plain bars: arrays of births and deaths, and the rule for those that never end."""
+"""Bars as arrays of births and deaths, and the rule for bars that never end."""
 
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -17,7 +17,7 @@ ESSENTIALS: tuple[str, ...] = get_args(Essential)
 
 @runtime_checkable
 class HasBars(Protocol):
-    """What the summaries read of a `Diagram`."""
+    """The part of `Diagram` that summaries use."""
 
     def bars(self, dimension: int = 0, *, essential: Essential | float = "drop") -> Floats:
         """Births and deaths of one degree."""
@@ -44,7 +44,7 @@ def read_bars(
     if wrong:
         raise ArgumentError(
             f"`diagram` must have no death before its birth; got {wrong} of {len(bars)} bars "
-            "that do; for superlevel sets negate both and swap them."
+            "that do. For superlevel sets, negate both and swap them."
         )
     finite = bars[np.isfinite(bars)]
     high = float(finite.max()) if finite.size else 0.0
@@ -52,12 +52,12 @@ def read_bars(
 
 
 def finite_bars(diagram: Bars, dimension: int, essential: Essential | float) -> Floats:
-    """Bars that all end, for whatever needs their lengths."""
+    """Bars with finite deaths, as needed for lengths."""
     bars = read_bars(diagram, dimension, essential)
     if not np.isfinite(bars).all():
         raise ArgumentError(
-            f"`essential` must give every bar an end here; got {essential!r}; use 'drop', "
-            "'cap' or a level."
+            f"`essential` must give every bar an end; got {essential!r}; use 'drop', 'cap' or "
+            "a level."
         )
     return bars
 

@@ -1,4 +1,4 @@
-"""Basins that any field within the error band must have: certainty place by place."""
+"""Basins that every field within the error band must have, with pointwise errors."""
 
 import numpy as np
 import scipy
@@ -9,8 +9,8 @@ from lossatlas.result import Estimate, Result, quantity, result
 from lossatlas.text import as_sentence, count
 from lossatlas.topology.basins import grid_basins
 from lossatlas.topology.certainty import (
+    MAX_LEVERAGE,
     MIN_SHARE,
-    MOST_LEVERAGE,
     judge,
     simultaneous_quantile,
 )
@@ -30,23 +30,23 @@ from lossatlas.topology.paired import contrast_band
 
 @result("certain-basins")
 class CertainBasins(Result):
-    """Basins of the true field, whatever it is within the band.
+    """Basins that every field within the error band has.
 
     Attributes:
-        minima: flat index of the lowest point of each basin in the upper bound, the deepest
-            first. The true minimum lies in the basin, not always at this point.
-        births: level by which the basin is there at the latest.
-        deaths: level up to which it is cut off from deeper ones at least; +inf for the
-            deepest of each connected part.
-        confidence: probability with which all of this holds at once.
-        why_unknown: why it is unknown which basins are certain; then none is listed. Empty
-            where it is known.
-        rarest_share: effects that fewer than this share of the units have cannot be
-            excluded; see `Diagram`.
+        minima: flat index of the lowest point of each basin in the upper bound, deepest first.
+            The true minimum lies in the basin, though not always at this point.
+        births: highest level at which the basin can appear.
+        deaths: lowest level at which it can merge with a deeper one; +inf for the deepest basin
+            of each connected part.
+        confidence: probability that all of this holds at once.
+        why_unknown: why the certain basins are unknown, in which case none is listed; otherwise
+            empty.
+        rarest_share: effects present in less than this share of the units cannot be excluded;
+            see `Diagram`.
 
     Examples:
-        >>> found = certain_basins([3.0, 0.0, 2.0, 1.0, 3.0], error=0.1)
-        >>> len(found), found.minima.tolist()
+        >>> basins = certain_basins([3.0, 0.0, 2.0, 1.0, 3.0], error=0.1)
+        >>> len(basins), basins.minima.tolist()
         (2, [1, 3])
     """
 
@@ -66,11 +66,12 @@ class CertainBasins(Result):
         return (Estimate(float(len(self)), why_no_error=why, name="certain basins"),)
 
     def sentences(self) -> tuple[str, ...]:
-        """How many basins are certain, or why that is unknown."""
+        """Number of certain basins, or why it is unknown."""
         if self.why_unknown:
             return (as_sentence(f"Which basins are certain is unknown: {self.why_unknown}"),)
         share = f"{100 * self.confidence:g} %"
-        return (f"{count(len(self), 'basin')} cannot come from the errors ({share}).",)
+        basins = count(len(self), "basin")
+        return (f"Errors alone cannot produce {basins} ({share} confidence).",)
 
 
 def certain_basins(
@@ -83,39 +84,41 @@ def certain_basins(
     units: int | None = None,
     min_share: float | None = MIN_SHARE,
 ) -> CertainBasins:
-    """Count the basins that the errors of the map cannot have made.
+    """Find the basins that the errors of the map cannot have produced.
 
-    The threshold of a `Diagram` uses one bound for all points, the worst of them. A map is
-    often sharp near its center and blurred at its rim, and there this count sees more: with
-    a lower and an upper bound at every point, a component of the upper sublevel set counts
-    until the lower one joins it to a deeper one (image persistence of degree 0).
+    The threshold of a `Diagram` applies the largest error bound to all points. A map is often
+    precise near its center and noisy near its edge; this function then finds more basins. It
+    uses a lower and an upper bound at every point: a component of the upper bound's sublevel
+    set counts until the lower bound's sublevel set joins it to a deeper one (image persistence
+    of degree 0).
 
-    Place by place means to trust each standard error by itself. Where the largest share of
-    the variance at some point that one unit (an example, a batch) carries is above 0.3, or
-    unknown, few units carry what is known of the map, and units that were not drawn may
-    carry as much where it shows no error: then the largest standard error holds for all.
+    Pointwise bounds rely on each standard error individually. If one unit (an example, a batch)
+    contributes more than 0.3 of the variance at some point, or if that share is unknown, units
+    that were not drawn could contribute as much where the map shows no error. The largest
+    standard error is then used at all points.
 
     Args:
         landscape: a landscape with standard errors, or an array with `error`.
         connectivity: "full" or "axis".
-        confidence: probability with which the true field lies within the band everywhere.
-        replicates: (count, ...) maps that other examples might have given (`replicate_maps`).
-            The band is then that of differences from the lowest point of the map, so births
-            and deaths are right up to one common error.
-        units: how many examples the replicates come from, as for `persistence`.
-        min_share: least share of the units whose effects must not be missed, as for
-            `persistence`; None or 0: no such rule.
-        error: bound on the error of every value of an array; None where it is unknown.
+        confidence: probability that the true field lies within the band everywhere.
+        replicates: (count, ...) maps that other samples might have given (`replicate_maps`).
+            The band then applies to differences from the lowest point of the map, so births and
+            deaths hold up to one common error.
+        units: number of examples behind the replicates, as for `persistence`.
+        min_share: smallest share of the units whose effects must not be missed, as for
+            `persistence`; None or 0 disables the rule.
+        error: bound on the error of every value of an array; None if unknown.
 
     Returns:
-        The certain basins; none, and the reason, where a part of the error is unknown. Where
-        the errors are equal everywhere these are the bars longer than the threshold.
+        The certain basins; none, with the reason, if part of the error is unknown. If the
+        errors are equal everywhere, these are the bars longer than the threshold.
 
     Raises:
-        ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
-            replicates for it, replicates on another grid, bad units or a bad share.
-        DataError: no finite value.
-        UnknownNameError: an unknown connectivity.
+        ArgumentError: the input is not an array of real numbers, `confidence` is outside (0, 1)
+            or needs more replicates, the replicates are on another grid, or `units` or
+            `min_share` is invalid.
+        DataError: there is no finite value.
+        UnknownNameError: the connectivity is unknown.
 
     Examples:
         >>> certain_basins([3.0, 0.0, 2.0, 1.0, 3.0], error=0.8).minima
@@ -126,9 +129,9 @@ def certain_basins(
     field = read_field(landscape, replicates, error, units)
     _, reason, share = judge(field, confidence, min_share)
     if reason:
-        nothing = np.empty(0)
-        none = nothing.astype(np.int64)
-        return CertainBasins(none, nothing, nothing, confidence, reason, share)
+        no_levels = np.empty(0)
+        no_minima = no_levels.astype(np.int64)
+        return CertainBasins(no_minima, no_levels, no_levels, confidence, reason, share)
     band = _band(field, confidence)
     lower, upper = field.values - band, field.values + band
     images = image_persistence(upper, lower, field.finite, connectivity)
@@ -141,30 +144,30 @@ def certain_basins(
 
 
 def _band(field: Field, confidence: float) -> Floats:
-    rest = field.interpolation_error + field.rounding
+    numerical = field.interpolation_error + field.rounding
     if field.errors is not None:
         origin = int(np.argmin(field.values[field.finite]))
         error = np.zeros(field.values.shape)
         error[field.finite] = contrast_band(field.errors, origin, confidence)
         # Both ends of a difference may have been interpolated.
-        return error + 2.0 * rest
+        return error + 2.0 * numerical
     if field.stderr is None:
-        return np.full(field.values.shape, field.bound + rest)
-    known = field.finite & np.isfinite(field.stderr)
-    spread = _spread(field.stderr, known)
-    if not field.leverage <= MOST_LEVERAGE:
+        return np.full(field.values.shape, field.bound + numerical)
+    has_stderr = field.finite & np.isfinite(field.stderr)
+    spread = _spread(field.stderr, has_stderr)
+    if not field.leverage <= MAX_LEVERAGE:
         spread = np.full(spread.shape, spread[field.finite].max())
-    return simultaneous_quantile(field, confidence) * spread + rest
+    return simultaneous_quantile(field, confidence) * spread + numerical
 
 
-def _spread(stderr: Floats, known: Bools) -> Floats:
+def _spread(stderr: Floats, has_stderr: Bools) -> Floats:
     # An interpolated point has the sampling error of the points it was made from: the
     # greatest around it, once every gap holds that of the nearest known point.
     nearest = scipy.ndimage.distance_transform_edt(
-        ~known, return_distances=False, return_indices=True
+        ~has_stderr, return_distances=False, return_indices=True
     )
     filled = stderr[tuple(nearest)]
     around = np.asarray(
         scipy.ndimage.maximum_filter(filled, size=3, mode="nearest"), dtype=np.float64
     )
-    return np.where(known, filled, around)
+    return np.where(has_stderr, filled, around)

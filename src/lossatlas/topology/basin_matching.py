@@ -1,4 +1,4 @@
-"""Betti matching: which basin of one landscape is which basin of another on one grid."""
+"""Betti matching: corresponding basins of two landscapes on one grid."""
 
 import itertools
 from typing import TypeAlias
@@ -39,17 +39,17 @@ _MATCHING = Reference(
 
 @result("basin-matching", references=(_MATCHING,))
 class BasinMatching(Result):
-    """Basins of two landscapes on one grid, matched by where they are.
+    """Basins of two landscapes on one grid, matched by location.
 
     Attributes:
         first: merge tree of the first landscape.
         second: merge tree of the second.
-        pairs: (pairs, 2) numbers of minima of `first` and `second` that are one basin. A
-            minimum without a partner does not appear: its basin is new or gone.
+        pairs: (pairs, 2) numbers of the minima of `first` and `second` that share a basin. A
+            minimum without a partner is not listed: its basin is new or gone.
 
     Examples:
-        >>> found = match_basins([3.0, 0.0, 2.0, 1.0, 3.0], [3.0, 0.5, 3.0, 4.0, 5.0])
-        >>> found.pairs.tolist(), found.gone.tolist(), found.new.tolist()
+        >>> matching = match_basins([3.0, 0.0, 2.0, 1.0, 3.0], [3.0, 0.5, 3.0, 4.0, 5.0])
+        >>> matching.pairs.tolist(), matching.gone.tolist(), matching.new.tolist()
         ([[0, 0]], [1], [])
     """
 
@@ -69,9 +69,9 @@ class BasinMatching(Result):
 
     @property
     def apart(self) -> Bools:
-        """Of each pair, whether its two minima lie in basins of different places.
+        """Whether the two minima of each pair lie in different locations.
 
-        Both end at the same saddle, as happens where depths are nearly equal.
+        Both end at the same saddle, as happens when depths are nearly equal.
         """
         return np.array(
             [
@@ -85,11 +85,11 @@ class BasinMatching(Result):
         )
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """How many basins are in both maps, in one alone, and elsewhere."""
+        """Number of basins matched, matched in another place, and found on one map only."""
         rows = (
             ("basins matched", len(self.pairs), "by shape (Betti matching)"),
             ("of these in another place", int(self.apart.sum()),
-             "their match lies in a basin of another place"),
+             "their match lies in a basin elsewhere on the map"),
             ("basins only on the first map", len(self.gone), "gone on the second"),
             ("basins only on the second map", len(self.new), "new on the second"),
         )  # fmt: skip
@@ -99,31 +99,31 @@ class BasinMatching(Result):
         )
 
     def certain_alone(self) -> dict[str, int]:
-        """How many basins without a partner are deeper than the errors of their map."""
+        """Number of basins without a partner that are deeper than the errors of their map."""
         parts = (("gone", self.gone, self.first), ("new", self.new, self.second))
         return {kind: int(np.sum(tree.counted[which])) for kind, which, tree in parts}
 
     def sentences(self, names: tuple[str, str] = ("A", "B")) -> tuple[str, ...]:
-        """Which basins of one map are there in the other.
+        """Which basins of one map also appear on the other.
 
         Args:
-            names: of the two maps.
+            names: names of the two maps.
 
         Returns:
-            Sentences.
+            The sentences.
         """
-        one, two = names
+        a, b = names
         pairs, gone, new = len(self.pairs), len(self.gone), len(self.new)
         sentences = [
-            f"The maps around {one} and {two} have {len(self.first):,} and "
+            f"The maps around {a} and {b} have {len(self.first):,} and "
             f"{count(len(self.second), 'basin')}: {pairs:,} {_be(pairs)} matched by shape, "
-            f"{gone:,} {_be(gone)} only around {one} and {new:,} {_be(new)} only around {two}."
+            f"{gone:,} {_be(gone)} only around {a} and {new:,} {_be(new)} only around {b}."
         ]
         apart = int(self.apart.sum())
         if apart:
             sentences.append(
                 f"{apart:,} of the matched {'lies' if apart == 1 else 'lie'} in another place "
-                "on the other map: they end at the same saddle, as happens where depths are "
+                "on the other map: they end at the same saddle, as happens when depths are "
                 "nearly equal."
             )
         if self.first.why_unknown or self.second.why_unknown:
@@ -134,12 +134,12 @@ class BasinMatching(Result):
         sure = self.certain_alone()
         if sum(sure.values()):
             sentences.append(
-                f"Of those on one map only, {sure['gone']:,} around {one} and "
-                f"{sure['new']:,} around {two} are certain: deeper than errors can explain."
+                f"Of those on one map only, {sure['gone']:,} around {a} and "
+                f"{sure['new']:,} around {b} are certain: deeper than errors can explain."
             )
         elif gone + new:
             sentences.append(
-                "Of those on one map only, none is certain: the errors of the maps could cause "
+                "Of those on one map only, none is certain: errors of the maps could cause "
                 "each of them."
             )
         return tuple(sentences)
@@ -154,30 +154,30 @@ def _leads_to(tree: MergeTree, point: int, minimum: int) -> bool:
     if basin < 0:
         return False
     climb = tree.barrier(basin, minimum) - float(tree.minima_values[basin])
-    # Where errors are unknown no climb is within them.
+    # If errors are unknown, no climb is within them.
     return basin == minimum or climb <= (0.0 if tree.why_unknown else tree.threshold)
 
 
 def match_basins(
     first: Source, second: Source, *, connectivity: Connectivity = "full"
 ) -> BasinMatching:
-    """Match the basins of two landscapes through the landscape of their lower values.
+    """Match the basins of two landscapes through their pointwise minimum.
 
-    The sublevel sets of both lie in those of the pointwise minimum. Flood that common
-    landscape: a basin of `first` and one of `second` that stand in one component when
-    either must end are one basin. Betti matching pairs what ends at one saddle; where both
-    fields agree which basin ends there the two say the same, and where two basins of nearly
-    equal depth change their order only this one leaves each in its place. What stands alone
-    in its component waits for a partner at a higher level; what has none when it ends is
-    gone or new.
+    The sublevel sets of both fields are subsets of those of the pointwise minimum. As that
+    common landscape is flooded, a basin of `first` and a basin of `second` match if they are in
+    the same component when either must end. Betti matching instead pairs basins that end at the
+    same saddle. The two agree where both fields end the same basin there; if two basins of
+    nearly equal depth swap their order, only this method keeps each matched to its own
+    location. A basin alone in its component can still find a partner at a higher level; one
+    that ends without a partner is gone or new.
 
-    Minima that are equal, or as deep as the errors of the maps can tell, are taken nearest
-    to the partner. Where more than two basins meet at one point, its merges are separated
-    by the order of the edges.
+    Among minima whose depths are equal within the errors of the maps, the one nearest to the
+    partner is chosen. If more than two basins meet at one point, the order of the edges
+    separates the merges.
 
     Args:
         first: a landscape or an array.
-        second: another of the same shape.
+        second: a second one of the same shape.
         connectivity: "full" or "axis".
 
     Returns:
@@ -185,7 +185,7 @@ def match_basins(
 
     Raises:
         ArgumentError: the shapes differ.
-        UnknownNameError: an unknown connectivity.
+        UnknownNameError: the connectivity is unknown.
 
     Examples:
         >>> first, second = [3.0, 0.0, 2.0, 1.0, 3.0], [3.0, 0.5, 3.0, 1.0, 5.0]
@@ -202,81 +202,84 @@ def match_basins(
             "`first` and `second` must be landscapes on one grid; got shapes "
             f"{fields[0].values.shape} and {fields[1].values.shape}."
         )
-    one, two = (merge_tree(source, connectivity=connectivity) for source in (first, second))
+    left, right = (merge_tree(source, connectivity=connectivity) for source in (first, second))
     a, b = (field.values.ravel() for field in fields)
     common = np.minimum(fields[0].values, fields[1].values)
     basins = grid_basins(common, common < np.inf, connectivity)
-    numbers = [{int(m): k for k, m in enumerate(tree.minima)} for tree in (one, two)]
-    pairs = [(numbers[0][p], numbers[1][q]) for p, q in _standing_together(a, b, basins)]
-    # Where errors are unknown only equal depths are taken for one.
+    numbers = [{int(m): k for k, m in enumerate(tree.minima)} for tree in (left, right)]
+    pairs = [(numbers[0][p], numbers[1][q]) for p, q in _matching_points(a, b, basins)]
+    # If errors are unknown, only equal depths count as the same.
     bounds = [np.nan_to_num(judge(f, 0.95, None).threshold) for f in fields]
-    return BasinMatching(one, two, _nearest(one, two, pairs, basins.labels, bounds))
+    return BasinMatching(left, right, _nearest(left, right, pairs, basins.labels, bounds))
 
 
-def _standing_together(first: Floats, second: Floats, basins: Basins) -> list[Pair]:
-    # Points of the two fields that are one basin. Every component holds the lowest point of
-    # either field that has no partner yet. Two more numbers stand for "not reached yet" and
-    # "reached, and all partners found"; the first sorts above all points, the second below.
+def _matching_points(first: Floats, second: Floats, basins: Basins) -> list[Pair]:
+    # Points of the two fields that share a basin. Every component stores the lowest point of
+    # either field that has no partner yet. Two extra indices mean "not reached yet" and
+    # "reached, all partners found"; the first sorts above all points, the second below.
     levels = [np.append(field, [np.inf, -np.inf]) for field in (first, second)]
     count, size = basins.minima.size, first.size
     lowest = [
         earliest_points(field, basins.labels, count).tolist() for field in (first, second)
     ]
-    held: list[Pair] = list(zip(*lowest, strict=True))
+    waiting: list[Pair] = list(zip(*lowest, strict=True))
     merges = elder_rule(count, basins.first, basins.second)
     steps = zip(merges.ended, merges.into, basins.heights[merges.edge], strict=True)
     pairs = []
     for young, old, height in steps:
-        closed, held[old] = _meet([held[young], held[old]], levels, height)
+        closed, waiting[old] = _merge_components([waiting[young], waiting[old]], levels, height)
         pairs += closed
     lasting = np.setdiff1d(np.arange(count), merges.ended)
-    return pairs + [held[n] for n in lasting if max(held[n]) < size]
+    return pairs + [waiting[n] for n in lasting if max(waiting[n]) < size]
 
 
-def _meet(sides: list[Pair], levels: list[Floats], height: float) -> tuple[list[Pair], Pair]:
-    # What is closed when the younger and the older component meet, and what stays open.
+def _merge_components(
+    sides: list[Pair], levels: list[Floats], height: float
+) -> tuple[list[Pair], Pair]:
+    # Which pairs are final when the younger and the older component meet, and which stay open.
     size = levels[0].size - 2
     reached = [[s[k] < size and levels[k][s[k]] < height for k in (0, 1)] for s in sides]
-    both = [reached[0][k] and reached[1][k] for k in (0, 1)]
-    if all(both):
+    reached_twice = [reached[0][k] and reached[1][k] for k in (0, 1)]
+    if all(reached_twice):
         return [sides[0]], sides[1]
-    # A point at the level goes before one above it, and those before one not reached yet.
+    # Points at the level sort before points above it, and those before points not yet reached.
     ranks = [
         [(not reached[n][k], levels[k][sides[n][k]], sides[n][k], n) for n in (0, 1)]
         for k in (0, 1)
     ]
     elder = [min(rank)[-1] for rank in ranks]
-    kept = sides[elder[0]][0], sides[elder[1]][1]
-    if not any(both):
-        return [], kept
-    # One field has two basins here and must close one; the other has one at most.
-    k = both.index(True)
+    open_pair = sides[elder[0]][0], sides[elder[1]][1]
+    if not any(reached_twice):
+        return [], open_pair
+    # One field has two basins and must end one; the other has at most one.
+    k = reached_twice.index(True)
     younger = 1 - elder[k]
     if all(reached[younger]):
-        return [sides[younger]], (kept[0], size + 1) if k == 0 else (size + 1, kept[1])
-    return [], kept
+        done = size + 1
+        return [sides[younger]], (open_pair[0], done) if k == 0 else (done, open_pair[1])
+    return [], open_pair
 
 
 def _nearest(
-    one: MergeTree, two: MergeTree, pairs: list[Pair], labels: Ints, bounds: list[float]
+    first: MergeTree, second: MergeTree, pairs: list[Pair], labels: Ints, bounds: list[float]
 ) -> Ints:
-    # Within a basin of the common landscape, minima of one depth are ordered by place.
-    trees = (one, two)
-    spots = [tree.coordinates(tree.minima) for tree in trees]
+    # Within a basin of the common landscape, minima of equal depth are ordered by distance.
+    trees = (first, second)
+    positions = [tree.coordinates(tree.minima) for tree in trees]
     free = [set(range(len(t))) - {pair[k] for pair in pairs} for k, t in enumerate(trees)]
-    twins = [_free_by_basin(t, f, labels) for t, f in zip(trees, free, strict=True)]
+    candidates = [_free_by_basin(t, f, labels) for t, f in zip(trees, free, strict=True)]
     out = []
     for pair in pairs:
         choice = [
-            [n, *(m for m in twins[k].get(int(labels[t.minima[n]]), ()) if m in free[k]
+            [n, *(m for m in candidates[k].get(int(labels[t.minima[n]]), ()) if m in free[k]
                   and t.minima_values[m] - t.minima_values[n] <= bounds[k])]
             for k, (n, t) in enumerate(zip(pair, trees, strict=True))
         ]  # fmt: skip
         best = min(
             itertools.product(*choice),
             key=lambda ij: (
-                float(np.sum((spots[0][ij[0]] - spots[1][ij[1]]) ** 2)),
-                sorted((int(one.minima[ij[0]]), int(two.minima[ij[1]]))),
+                float(np.sum((positions[0][ij[0]] - positions[1][ij[1]]) ** 2)),
+                sorted((int(first.minima[ij[0]]), int(second.minima[ij[1]]))),
             ),
         )
         for k in (0, 1):
@@ -287,7 +290,7 @@ def _nearest(
 
 
 def _free_by_basin(tree: MergeTree, free: set[int], labels: Ints) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
+    by_basin: dict[int, list[int]] = {}
     for number in sorted(free):
-        found.setdefault(int(labels[tree.minima[number]]), []).append(number)
-    return found
+        by_basin.setdefault(int(labels[tree.minima[number]]), []).append(number)
+    return by_basin

@@ -1,4 +1,4 @@
-"""Basins: every point of a grid or graph, sent down to the minimum below it."""
+"""Basins: every point of a grid or graph is assigned to the minimum below it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,18 +22,18 @@ _ENDS = ((slice(0, 1), slice(-1, None)), (slice(-1, None), slice(0, 1)))
 class Basins:
     """A filtered graph reduced to its minima and the saddles between their basins.
 
-    Nothing of degree 0 is lost: every point reaches the minimum of its basin through points
-    no higher than itself, so the components of every sublevel set are those of the graph
-    whose nodes are the minima and whose edges are the saddles.
+    Degree 0 is preserved exactly: every point reaches the minimum of its basin through points
+    no higher than itself, so the components of every sublevel set are those of the graph whose
+    nodes are the minima and whose edges are the saddles.
 
     Attributes:
-        labels: basin of each point, flat, -1 where it is not finite; 0 has the lowest minimum.
+        labels: basin of each point, flat, -1 where not finite; basin 0 has the lowest minimum.
         minima: flat index of each minimum, lowest first; equal values by index.
         first, second: the two basins of each saddle, lowest saddle first.
         ends: (saddles, 2) flat indices of the edge where the two basins touch; the second
             end is the higher one.
-        heights: value at which each pass opens, ascending.
-        numbers: of a graph, the number of the edge of each pass; empty for a grid.
+        heights: height of each saddle, ascending.
+        numbers: edge number of each saddle of a graph; empty for a grid.
     """
 
     labels: Ints
@@ -48,20 +48,20 @@ class Basins:
 def grid_basins(
     values: Floats, finite: Bools, connectivity: str, periodic: tuple[bool, ...] = ()
 ) -> Basins:
-    """Reduce a grid; nothing is sorted but minima, and points where basins meet."""
+    """Reduce a grid; only minima and points where basins meet are sorted."""
     flat = values.ravel()
     wraps = periodic or (False,) * values.ndim
-    # Indices take half the memory, and time, where they fit into 32 bits.
+    # 32-bit indices halve memory and time.
     kind = np.dtype(np.int32 if flat.size < _INT32 else np.int64)
     lowest = _lowest_neighbor(values, kind, connectivity, wraps).ravel()
-    own = np.arange(flat.size, dtype=kind)
+    index = np.arange(flat.size, dtype=kind)
     finite = finite.ravel()
-    parent = lowest if finite.all() else np.where(finite, lowest, own)
-    minima = np.flatnonzero((parent == own) & finite)
+    parent = lowest if finite.all() else np.where(finite, lowest, index)
+    minima = np.flatnonzero((parent == index) & finite)
     # Ascending already: a stable sort leaves equal values in the order of their indices.
     minima = minima[np.argsort(flat[minima], kind="stable")]
     parent = _followed(parent)
-    number = own
+    number = index
     number.fill(-1)
     number[minima] = np.arange(minima.size, dtype=kind)
     labels = number[parent]
@@ -84,7 +84,7 @@ def _followed(parent: Ints) -> Ints:
 
 
 def _ranks(flat: Floats, points: Ints, scratch: Ints) -> Ints:
-    # The place of each point among them in the order of values, equal ones by index.
+    # Rank of each point by value, ties by index.
     met = np.zeros(flat.size, dtype=np.bool_)
     met[points] = True
     distinct = np.flatnonzero(met)
@@ -100,14 +100,14 @@ def merge_plateaus(basins: Basins, births: Floats) -> Basins:
     if ties.size == 0:
         return basins
     root = _joined_at_birth(basins, births, ties)
-    kept = np.flatnonzero(root == np.arange(root.size))
-    number = np.searchsorted(kept, root)
+    roots = np.flatnonzero(root == np.arange(root.size))
+    number = np.searchsorted(roots, root)
     first, second = number[basins.first], number[basins.second]
     saddles = np.flatnonzero(first != second)
     return replace(
         basins,
         labels=np.where(basins.labels >= 0, number[basins.labels], -1),
-        minima=basins.minima[kept],
+        minima=basins.minima[roots],
         first=first[saddles],
         second=second[saddles],
         ends=basins.ends[saddles],
@@ -117,17 +117,17 @@ def merge_plateaus(basins: Basins, births: Floats) -> Basins:
 
 
 def _joined_at_birth(basins: Basins, births: Floats, ties: Ints) -> Ints:
-    # The deepest basin that each one joins without a climb. A basin that touches two deeper
-    # ones at its own level joins the first of them only: the two are parted there.
+    # The deepest basin that each one joins without climbing. A basin that touches two deeper
+    # ones at its own level joins only the first: the other two stay separate there.
     parent, level = list(range(births.size)), births.tolist()
     columns = (basins.first[ties], basins.second[ties], basins.heights[ties])
     for *pair, height in zip(*(column.tolist() for column in columns), strict=True):
         ends = []
         for node in pair:
-            here = node
-            while parent[here] != here:
-                parent[here] = here = parent[parent[here]]
-            ends.append(here)
+            node_root = node
+            while parent[node_root] != node_root:
+                parent[node_root] = node_root = parent[parent[node_root]]
+            ends.append(node_root)
         older, younger = min(ends), max(ends)
         if older != younger and level[younger] == height:
             parent[younger] = older
@@ -138,18 +138,18 @@ def _joined_at_birth(basins: Basins, births: Floats, ties: Ints) -> Ints:
 
 
 def value_order(values: Floats) -> Ints:
-    """Indices from the lowest value up, equal ones by index."""
+    """Indices in ascending order of value, ties by index."""
     order = np.argsort(values)
     ascending = values[order]
-    # The fast sort is not stable; it does where all finite values differ.
+    # The fast sort is not stable, which matters only when finite values are equal.
     if ((ascending[1:] == ascending[:-1]) & (ascending[1:] < np.inf)).any():
         order = np.argsort(values, kind="stable")
     return order
 
 
 def lowest_saddles(count: int, labels: Ints, low: Ints, high: Ints, opening: Ints) -> Ints:
-    """Put saddles in the order in which they open, and leave out what cannot matter."""
-    # Keys made distinct may be sorted by the fast, unstable way.
+    """Sort saddles by height and drop those that cannot affect the merge tree."""
+    # Distinct keys allow the fast, unstable sort.
     size = opening.size
     keys = opening.astype(np.int64)
     keys *= size
@@ -167,7 +167,7 @@ def lowest_saddles(count: int, labels: Ints, low: Ints, high: Ints, opening: Int
 
 
 def _first_of_pairs(count: int, labels: Ints, low: Ints, high: Ints, order: Ints) -> Ints:
-    # Of the saddles between the same two basins, the one that opens first.
+    # The lowest saddle between each pair of basins.
     size = order.size
     if size == 0 or count * count * size > np.iinfo(np.int64).max:
         return order
@@ -189,7 +189,7 @@ def _first_of_pairs(count: int, labels: Ints, low: Ints, high: Ints, order: Ints
 def _lowest_neighbor(
     values: Floats, kind: np.dtype[Any], connectivity: str, wraps: tuple[bool, ...]
 ) -> Ints:
-    # Of each point, the index of the lowest one around it; equal values by index.
+    # Index of the lowest point in each point's neighborhood; ties by index.
     index = np.arange(values.size, dtype=kind).reshape(values.shape)
     lowest, at = values.copy(), index.copy()
     for axis, circle in enumerate(wraps):
@@ -197,9 +197,11 @@ def _lowest_neighbor(
         full = connectivity == "full" and axis > 0
         source, of = (lowest.copy(), at.copy()) if full else (values, index)
         lows, ats = np.moveaxis(lowest, axis, 0), np.moveaxis(at, axis, 0)
-        others, indices = np.moveaxis(source, axis, 0), np.moveaxis(of, axis, 0)
-        for here, there in _NEIGHBORS + (_ENDS if circle else ()):
-            _take_lower(lows[here], ats[here], others[there], indices[there])
+        neighbors, indices = np.moveaxis(source, axis, 0), np.moveaxis(of, axis, 0)
+        for target, source_slice in _NEIGHBORS + (_ENDS if circle else ()):
+            _take_lower(
+                lows[target], ats[target], neighbors[source_slice], indices[source_slice]
+            )
     return at
 
 
@@ -226,9 +228,8 @@ def descend(parent: Ints, order: Ints, finite: Bools) -> tuple[Ints, Ints]:
 def _saddle_edges(
     labels: Ints, values: Floats, connectivity: str, wraps: tuple[bool, ...]
 ) -> tuple[Ints, Ints]:
-    # The lower and the higher end of every grid edge that joins two different basins. An axis
-    # whose ends touch is read one point further on both sides; edges that this repeats do no
-    # harm.
+    # Lower and higher end of every grid edge between two basins. A periodic axis is padded by
+    # one point on both sides; the edges this repeats are harmless.
     flat = values.ravel()
     index = np.arange(labels.size, dtype=labels.dtype).reshape(labels.shape)
     if any(wraps):
@@ -236,14 +237,14 @@ def _saddle_edges(
         index = np.pad(index, width, mode="wrap")
         labels = labels.ravel()[index]
     everywhere = bool((labels >= 0).all())
-    none = np.empty(0, dtype=index.dtype)
-    lows, highs = [none], [none]
-    for here, there in edge_slices(labels.ndim, connectivity):
-        a, b = labels[here], labels[there]
+    empty = np.empty(0, dtype=index.dtype)
+    lows, highs = [empty], [empty]
+    for start, end in edge_slices(labels.ndim, connectivity):
+        a, b = labels[start], labels[end]
         crossing = a != b
         if not everywhere:
             crossing &= (a >= 0) & (b >= 0)
-        u, v = index[here][crossing], index[there][crossing]
+        u, v = index[start][crossing], index[end][crossing]
         below, above = flat[u], flat[v]
         turned = (below > above) | ((below == above) & (u > v))
         lows.append(np.where(turned, v, u))
@@ -254,11 +255,11 @@ def _saddle_edges(
 def edge_slices(
     ndim: int, connectivity: str
 ) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """The edges of a grid as pairs of slices; zipped, their points are all edges once."""
-    here = {0: slice(None), 1: slice(None, -1), -1: slice(1, None)}
-    there = {0: slice(None), 1: slice(1, None), -1: slice(None, -1)}
+    """Pairs of slices whose zipped points enumerate every edge of a grid once."""
+    starts = {0: slice(None), 1: slice(None, -1), -1: slice(1, None)}
+    ends = {0: slice(None), 1: slice(1, None), -1: slice(None, -1)}
     for offset in product((0, 1, -1), repeat=ndim):
         steps = [step for step in offset if step]
         if not steps or steps[0] < 0 or (connectivity == "axis" and len(steps) > 1):
             continue
-        yield tuple(here[step] for step in offset), tuple(there[step] for step in offset)
+        yield tuple(starts[step] for step in offset), tuple(ends[step] for step in offset)

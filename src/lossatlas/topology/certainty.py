@@ -10,22 +10,22 @@ from lossatlas.intervals import t_quantile
 from lossatlas.topology.field import Bools, Field, Floats
 from lossatlas.topology.paired import oscillation_bound
 
-# Above this share one unit may be all that is known of a point, and what other units would
-# have shown there is not.
-MOST_LEVERAGE = 0.3
-# Effects that at least this share of the units have are in a sample that certifies, at 95 %:
-# 119 units, of which those that hold none of a share of 3 % are 2.7 % (docs/studies/certainty).
+# Above this share a single unit may determine the variance at a point, so other units could
+# differ there unseen.
+MAX_LEVERAGE = 0.3
+# A sample that certifies contains, at 95 %, effects present in at least this share of the
+# units. It takes 119 units; of such samples 2.7 % miss a share of 3 % (docs/studies/certainty).
 MIN_SHARE = 0.025
 
 
 class Certainty(NamedTuple):
-    """What is known of the bars of a map.
+    """Certainty threshold for the bars of a map.
 
     Attributes:
-        threshold: length above which a bar is certain; NaN where that is unknown.
-        why_unknown: why it is unknown; empty where it is known.
-        rarest_share: effects that a smaller share of the units has may be missing from the
-            map; 0 where its errors are exact, NaN where the number of units is unknown.
+        threshold: length above which a bar is certain; NaN if unknown.
+        why_unknown: why it is unknown; empty if it is known.
+        rarest_share: effects present in a smaller share of the units may be missing from the
+            map; 0 if its errors are exact, NaN if the number of units is unknown.
     """
 
     threshold: float
@@ -34,29 +34,29 @@ class Certainty(NamedTuple):
 
 
 def judge(field: Field, confidence: float, min_share: float | None) -> Certainty:
-    """The threshold of a map, or why there is none, and what its sample cannot show."""
+    """Certainty threshold of a map, or why it is unknown, and the rarest detectable effect."""
     share = rarest_share(field.count, confidence)
     reason = why_unknown(field)
-    # Computed even where too few units mask it: bad replicates are named in any case.
+    # Computed even if too few units mask it, so that invalid replicates always raise.
     bound = float("nan") if reason else certainty_threshold(field, confidence)
     reason = reason or why_too_few(field.count, confidence, min_share)
     return Certainty(float("nan") if reason else bound, reason, share)
 
 
 def rarest_share(units: float, confidence: float = 0.95) -> float:
-    """Least share of units that a sample holds at least one of, with some confidence."""
+    """Smallest share of units of which a sample contains at least one, at some confidence."""
     if not units >= 1:
         return float("nan")
     return -math.expm1(math.log1p(-confidence) / units)
 
 
 def rarest_sentence(share: float, units: float, noun: str = "examples") -> str:
-    """What a sample cannot show, for a reader."""
+    """Sentence on effects too rare for a sample to show."""
     if not share > 0:
         return ""
     return (
-        f"Effects in fewer than {100 * share:.2g} % of the {noun} cannot be excluded: "
-        f"{units:,.0f} {noun} hold none of them in one sample of 20 or more often."
+        f"Effects in fewer than {100 * share:.2g} % of the {noun} cannot be excluded: at least "
+        f"one in 20 samples of {units:,.0f} {noun} contains none of them."
     )
 
 
@@ -67,7 +67,7 @@ def check_min_share(min_share: float | None) -> None:
 
 
 def why_too_few(units: float, confidence: float, min_share: float | None) -> str:
-    """Why a sample is too small to certify: it may hold none of a rare kind of unit."""
+    """Why a sample is too small to certify: it may contain no unit of a rare kind."""
     check_min_share(min_share)
     share = rarest_share(units, confidence)
     if not min_share or share <= min_share:
@@ -86,15 +86,15 @@ def why_too_few(units: float, confidence: float, min_share: float | None) -> str
 
 
 def certainty_threshold(field: Field, confidence: float = 0.95) -> float:
-    """The length above which a bar cannot be an effect of the map's errors."""
-    rest = field.interpolation_error + field.rounding
+    """Length above which a bar cannot be caused by the errors of the map."""
+    numerical = field.interpolation_error + field.rounding
     if field.errors is not None:
-        return oscillation_bound(field.errors, confidence) + 2.0 * rest
-    return 2.0 * (sampling_bound(field, confidence) + rest)
+        return oscillation_bound(field.errors, confidence) + 2.0 * numerical
+    return 2.0 * (sampling_bound(field, confidence) + numerical)
 
 
 def why_unknown(field: Field) -> str:
-    """Why no bound on the error of a map is known."""
+    """Why the error bound of a map is unknown; empty if it is known."""
     if not np.isfinite(field.interpolation_error):
         return "the error of interpolation is unknown"
     if not np.isfinite(field.rounding):
@@ -114,34 +114,34 @@ def _why_no_sampling_error(field: Field, stderr: Floats) -> str:
         return f"{missing:,} of {field.finite.sum():,} values have no standard error"
     if not field.count >= 2:
         return "the number of units behind the standard errors is unknown"
-    most = float(stderr[computed & field.finite].max())
-    if np.isfinite(field.count) and most * np.sqrt(field.count) <= _rounding_of_means(field):
+    largest = float(stderr[computed & field.finite].max())
+    if np.isfinite(field.count) and largest * np.sqrt(field.count) <= _rounding_of_means(field):
         return "all units agree at every point, so they show no spread"
     return ""
 
 
 def _rounding_of_means(field: Field) -> float:
-    # Means are taken in double precision, and every unit that is added may round once more.
+    # Means are computed in double precision; each added unit may round once more.
     units = max(16.0, field.count) if np.isfinite(field.count) else 16.0
     return units * 2.0**-53 * max(map(abs, field.range))
 
 
 def _gaps(field: Field) -> Bools:
-    # Interpolated points may carry no error of their own: their neighbors' holds for them.
+    # Interpolated points may have no standard error; that of their neighbors applies.
     if field.interpolated is None:
         return np.zeros(field.finite.shape, dtype=np.bool_)
     return field.interpolated
 
 
 def sampling_bound(field: Field, confidence: float = 0.95) -> float:
-    """A bound on the sampling error of every point of a map at once."""
+    """Simultaneous bound on the sampling error at all points of a map."""
     if field.stderr is None:
         return field.bound
-    known = field.stderr[field.finite & np.isfinite(field.stderr)]
-    return simultaneous_quantile(field, confidence) * float(known.max())
+    errors = field.stderr[field.finite & np.isfinite(field.stderr)]
+    return simultaneous_quantile(field, confidence) * float(errors.max())
 
 
 def simultaneous_quantile(field: Field, confidence: float) -> float:
-    """How many standard errors hold for all points of a map at once."""
+    """Number of standard errors that holds simultaneously for all points of a map."""
     points = int(np.count_nonzero(field.finite))
     return float(t_quantile(confidence ** (1 / points), field.count))

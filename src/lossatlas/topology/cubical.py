@@ -1,4 +1,4 @@
-"""Bars of grids in every degree, and the points where they are born and die."""
+"""Bars of grids in every degree, and the points of birth and death."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ def grid_bars(
 ) -> list[Floats]:
     """Bars of the sublevel filtration of a grid."""
     # A box of d dimensions has no cycles of degree d or more; a torus has one of degree d.
-    most = values.ndim + (len(periodic) > 0 and all(periodic))
-    wanted = [k for k in dimensions if k < most]
+    max_degree = values.ndim + (len(periodic) > 0 and all(periodic))
+    wanted = [k for k in dimensions if k < max_degree]
     bars = _bars(values, connectivity, wanted, periodic) if wanted else {}
     return [bars.get(k, np.empty((0, 2))) for k in dimensions]
 
@@ -37,7 +37,7 @@ def _bars(
         return bars
     complex_ = cubical_complex(values, connectivity, periodic, higher)
     return bars | {
-        k: _longer_than_zero(complex_.persistence_intervals_in_dimension(k).reshape(-1, 2))
+        k: _positive_bars(complex_.persistence_intervals_in_dimension(k).reshape(-1, 2))
         for k in higher
     }
 
@@ -46,9 +46,9 @@ def degree_zero(values: Floats, connectivity: str, periodic: tuple[bool, ...] = 
     """Bars of degree 0 by basin reduction.
 
     Args:
-        values: the field, any number of dimensions, +inf where it is not finite.
+        values: the field, any number of dimensions, +inf where not finite.
         connectivity: "full" or "axis".
-        periodic: per axis, whether its two ends touch; empty: none.
+        periodic: per axis, whether its two ends touch; empty for none.
 
     Returns:
         (bars, 2) births and deaths, none of length 0, essential deaths +inf.
@@ -62,18 +62,18 @@ def elder_bars(basins: Basins, values: Floats) -> Floats:
     births = values.ravel()[basins.minima]
     deaths = np.full(births.size, np.inf)
     deaths[pairs.ended] = basins.heights[pairs.edge]
-    return _longer_than_zero(np.stack([births, deaths], axis=1))
+    return _positive_bars(np.stack([births, deaths], axis=1))
 
 
 def _plane_bars(values: Floats, connectivity: str, wanted: list[int]) -> dict[int, Floats]:
     route = _rectangle_route()
     if route is None:
-        return {k: _plane_alone(values, connectivity, k) for k in wanted}
+        return {k: _plane_without_gudhi(values, connectivity, k) for k in wanted}
     if connectivity == "full":
         bars = route(values)
-        return {k: _longer_than_zero(bars[k]) for k in wanted}
+        return {k: _positive_bars(bars[k]) for k in wanted}
     bars = route(complement(values))
-    return {k: _turned(bars[1 - k]) for k in wanted}
+    return {k: _from_complement(bars[1 - k]) for k in wanted}
 
 
 def _rectangle_route() -> Callable[[Floats], Sequence[Floats]] | None:
@@ -89,8 +89,8 @@ def _rectangle_route() -> Callable[[Floats], Sequence[Floats]] | None:
         return pairs
 
     try:
-        # What it calls in the end: scikit-learn and joblib around it take three times as long
-        # as the bars of a small map do. The name is private, so it may be missing.
+        # The function underneath: for a small map the scikit-learn and joblib wrappers take
+        # three times as long as the bars. The name is private, so it may be missing.
         from gudhi._pers_cub_low_dim_ext import _persistence_on_rectangle_from_top_cells
     except ImportError:
         return wrapped
@@ -104,12 +104,12 @@ def _rectangle_route() -> Callable[[Floats], Sequence[Floats]] | None:
     return direct
 
 
-def _plane_alone(values: Floats, connectivity: str, degree: int) -> Floats:
+def _plane_without_gudhi(values: Floats, connectivity: str, degree: int) -> Floats:
     if degree == 0:
         return degree_zero(values, connectivity)
-    other = "axis" if connectivity == "full" else "full"
-    # Minus infinity is the lowest value here, and not a missing point.
-    return _turned(degree_zero(complement(values), other))
+    opposite = "axis" if connectivity == "full" else "full"
+    # Minus infinity is the lowest value, not a missing point.
+    return _from_complement(degree_zero(complement(values), opposite))
 
 
 def complement(values: Floats) -> Floats:
@@ -117,17 +117,17 @@ def complement(values: Floats) -> Floats:
     return np.pad(-values, 1, constant_values=-np.inf)
 
 
-def _turned(bars: Floats) -> Floats:
-    # Bars of the complement read as bars of the field; the outside itself is none.
+def _from_complement(bars: Floats) -> Floats:
+    # Convert bars of the complement to bars of the field, without the bar of the outside.
     births, deaths = -bars[:, 1], -bars[:, 0]
-    kept = (births > -np.inf) & (deaths > births)
-    return np.stack([births[kept], deaths[kept]], axis=1)
+    proper = (births > -np.inf) & (deaths > births)
+    return np.stack([births[proper], deaths[proper]], axis=1)
 
 
 def cubical_complex(
     values: Floats, connectivity: str, periodic: tuple[bool, ...], wanted: list[int]
 ) -> Any:
-    """The complex of a grid in gudhi, its persistence computed."""
+    """Cubical complex of a grid in gudhi, with persistence computed."""
     try:
         import gudhi
     except ImportError:
@@ -136,32 +136,34 @@ def cubical_complex(
             f"`dimensions` {wanted} of a {kind} need gudhi, which is "
             "not installed; install it, or ask for `dimensions=(0,)`."
         ) from None
-    place = "top_dimensional_cells" if connectivity == "full" else "vertices"
+    cell_kind = "top_dimensional_cells" if connectivity == "full" else "vertices"
     if any(periodic):
-        cells = gudhi.PeriodicCubicalComplex(**{place: values}, periodic_dimensions=periodic)
+        cells = gudhi.PeriodicCubicalComplex(
+            **{cell_kind: values}, periodic_dimensions=periodic
+        )
     else:
-        cells = gudhi.CubicalComplex(**{place: values})
+        cells = gudhi.CubicalComplex(**{cell_kind: values})
     cells.compute_persistence(min_persistence=0.0)
     return cells
 
 
-def _longer_than_zero(bars: Floats) -> Floats:
+def _positive_bars(bars: Floats) -> Floats:
     return bars[bars[:, 1] > bars[:, 0]]
 
 
-_NOWHERE = -1
-# A thinner rectangle is a line to gudhi.
+_NO_POINT = -1
+# gudhi treats a thinner rectangle as a line.
 _RECTANGLE = 3
 
 
 @dataclass(frozen=True, eq=False)
-class GridPlaces:
-    """Finds the points of a grid whose values are the births and deaths of its bars.
+class BarLocator:
+    """Finds the grid points whose values are the births and deaths of the bars.
 
     Attributes:
-        values: the field, +inf where it is not finite.
+        values: the field, +inf where not finite.
         connectivity: "full" or "axis".
-        periodic: one bool an axis.
+        periodic: one bool per axis.
         axes: coordinates along each axis; empty for plain indices.
     """
 
@@ -174,7 +176,7 @@ class GridPlaces:
         self, births: Floats, deaths: Floats, dimensions: Ints
     ) -> tuple[Floats, Floats]:
         """Coordinates of births and deaths, in the order of the bars."""
-        places = np.full((births.size, 2), _NOWHERE, dtype=np.int64)
+        places = np.full((births.size, 2), _NO_POINT, dtype=np.int64)
         for degree in np.unique(dimensions).tolist():
             rows = np.flatnonzero(dimensions == degree)
             pairs = self._pairs(degree)
@@ -187,7 +189,7 @@ class GridPlaces:
         return self._coordinates(places[:, 0]), self._coordinates(places[:, 1])
 
     def _pairs(self, degree: int) -> Ints:
-        # (bars, 2) flat indices of births and deaths, bars of length 0 among them.
+        # (bars, 2) flat indices of births and deaths, including bars of length 0.
         if degree == 0:
             finite = self.values < np.inf
             return _ends(grid_basins(self.values, finite, self.connectivity, self.periodic))
@@ -196,17 +198,17 @@ class GridPlaces:
         return self._gudhi_pairs(degree)
 
     def _ridges(self) -> Ints:
-        # A loop around a hill is, upside down, a basin that joins the outside.
+        # A loop around a hill is a basin of the negated field that joins the outside.
         turned = complement(self.values)
-        other = "axis" if self.connectivity == "full" else "full"
-        pairs = _ends(grid_basins(turned, np.ones(turned.shape, dtype=np.bool_), other))
-        pairs = pairs[pairs[:, 1] != _NOWHERE]
+        opposite = "axis" if self.connectivity == "full" else "full"
+        pairs = _ends(grid_basins(turned, np.ones(turned.shape, dtype=np.bool_), opposite))
+        pairs = pairs[pairs[:, 1] != _NO_POINT]
         row, column = np.divmod(pairs, turned.shape[1])
         flat = (row - 1) * self.values.shape[1] + column - 1
         tops, ends = flat[:, 0], flat[:, 1]
-        # What upside down lies at a missing point never ends.
+        # A basin of the complement at a missing point is a loop that never ends.
         missing = np.isneginf(turned.ravel()[pairs[:, 0]])
-        return np.stack([ends, np.where(missing, _NOWHERE, tops)], axis=1)
+        return np.stack([ends, np.where(missing, _NO_POINT, tops)], axis=1)
 
     def _gudhi_pairs(self, degree: int) -> Ints:
         complex_ = cubical_complex(self.values, self.connectivity, self.periodic, [degree])
@@ -220,26 +222,26 @@ class GridPlaces:
         lasting = pairs[1][degree] if degree < len(pairs[1]) else np.empty(0)
         ended = np.asarray(regular, dtype=np.int64).reshape(-1, 2)
         born = np.asarray(lasting, dtype=np.int64).reshape(-1)
-        born = np.stack([born, np.full(born.size, _NOWHERE)], axis=1)
+        born = np.stack([born, np.full(born.size, _NO_POINT)], axis=1)
         flat = np.concatenate([ended, born])
         # gudhi counts with the first axis fastest.
-        there = flat != _NOWHERE
-        index = np.unravel_index(flat[there], self.values.shape, order="F")
-        flat[there] = np.ravel_multi_index(index, self.values.shape)
+        exists = flat != _NO_POINT
+        index = np.unravel_index(flat[exists], self.values.shape, order="F")
+        flat[exists] = np.ravel_multi_index(index, self.values.shape)
         return flat
 
     def _coordinates(self, flat: Ints) -> Floats:
         coordinates = np.full((flat.size, self.values.ndim), np.nan)
-        there = flat != _NOWHERE
-        index = np.unravel_index(flat[there], self.values.shape)
+        exists = flat != _NO_POINT
+        index = np.unravel_index(flat[exists], self.values.shape)
         for axis, steps in enumerate(index):
-            coordinates[there, axis] = self.axes[axis][steps] if self.axes else steps
+            coordinates[exists, axis] = self.axes[axis][steps] if self.axes else steps
         return coordinates
 
 
 def _ends(basins: Basins) -> Ints:
-    # (minima, 2) flat indices of each minimum and of the saddle where it ends, if it does.
+    # (minima, 2) flat indices of each minimum and of the saddle where it ends, if any.
     pairs = elder_rule(basins.minima.size, basins.first, basins.second)
-    saddles = np.full(basins.minima.size, _NOWHERE, dtype=np.int64)
+    saddles = np.full(basins.minima.size, _NO_POINT, dtype=np.int64)
     saddles[pairs.ended] = basins.ends[pairs.edge, 1]
     return np.stack([basins.minima, saddles], axis=1)

@@ -1,4 +1,4 @@
-"""Barcodes as functions and pictures of fixed size: curves, landscapes, silhouettes, images."""
+"""Barcodes as functions and images of fixed size: curves, landscapes, silhouettes, images."""
 
 from itertools import combinations
 from typing import Any
@@ -22,7 +22,7 @@ from lossatlas.topology.field import (
 
 
 def betti_curve(diagram: Bars, levels: ArrayLike, *, dimension: int = 0) -> Ints:
-    """How many bars are alive at each level: births <= level < deaths.
+    """Number of bars alive at each level: birth <= level < death.
 
     Args:
         diagram: a `Diagram`, or births and deaths.
@@ -30,10 +30,11 @@ def betti_curve(diagram: Bars, levels: ArrayLike, *, dimension: int = 0) -> Ints
         dimension: the degree.
 
     Returns:
-        One count a level, essential bars among them.
+        One count per level, including essential bars.
 
     Raises:
-        ArgumentError: bad bars, or levels that are NaN or no row.
+        ArgumentError: the bars are invalid, or the levels contain NaN or are not
+            one-dimensional.
 
     Examples:
         >>> betti_curve([[0.0, 2.0], [1.0, 1.5]], [0.5, 1.2, 3.0])
@@ -47,7 +48,7 @@ def betti_curve(diagram: Bars, levels: ArrayLike, *, dimension: int = 0) -> Ints
 def euler_curve(
     landscape: Source, levels: ArrayLike, *, connectivity: Connectivity = "full"
 ) -> Ints:
-    """Euler characteristic of each sublevel set, by counting cells; no homology needed.
+    """Euler characteristic of each sublevel set, computed by counting cells.
 
     Args:
         landscape: a landscape or an array.
@@ -55,11 +56,12 @@ def euler_curve(
         connectivity: "full" or "axis".
 
     Returns:
-        One number a level: the alternating sum of the Betti curves of all degrees.
+        One number per level: the alternating sum of the Betti curves of all degrees.
 
     Raises:
-        ArgumentError: no array of real numbers, or levels that are NaN or no row.
-        UnknownNameError: an unknown connectivity.
+        ArgumentError: the input is not an array of real numbers, or the levels contain NaN or
+            are not one-dimensional.
+        UnknownNameError: the connectivity is unknown.
 
     Examples:
         >>> euler_curve([3.0, 0.0, 2.0, 1.0, 3.0], [0.5, 1.5, 2.5])
@@ -101,21 +103,22 @@ def persistence_landscape(
     dimension: int = 0,
     essential: Essential | float = "drop",
 ) -> Floats:
-    """The k-th greatest of the tents min(t - birth, death - t) over the bars.
+    """Persistence landscape: the k-th largest tent max(0, min(t - birth, death - t)).
 
     Args:
         diagram: a `Diagram`, or births and deaths.
         levels: the values of t.
-        depth: how many functions.
+        depth: number of functions.
         dimension: the degree.
         essential: the rule for essential bars.
 
     Returns:
-        (depth, levels), without the factor sqrt(2) of some libraries; each row 1-Lipschitz
-        and at most the row above.
+        Array of shape (depth, levels), without the factor sqrt(2) of some libraries. Each row
+        is 1-Lipschitz and at most the row above.
 
     Raises:
-        ArgumentError: `depth` below 1, bad bars, or levels that are NaN or no row.
+        ArgumentError: `depth` is below 1, the bars are invalid, or the levels contain NaN or
+            are not one-dimensional.
 
     Examples:
         >>> persistence_landscape([[0.0, 2.0], [1.0, 1.5]], [0.5, 1.2], depth=2)
@@ -138,7 +141,7 @@ def silhouette(
     dimension: int = 0,
     essential: Essential | float = "drop",
 ) -> Floats:
-    """Mean of the tents of all bars, each weighted by a power of its length.
+    """Mean of the tents of all bars, weighted by a power of their length.
 
     Args:
         diagram: a `Diagram`, or births and deaths.
@@ -148,11 +151,11 @@ def silhouette(
         essential: the rule for essential bars.
 
     Returns:
-        One number a level; zero without bars.
+        One number per level; zero without bars.
 
     Raises:
-        ArgumentError: bad bars, a power that is no number >= 0, or levels that are NaN or
-            no row.
+        ArgumentError: the bars are invalid, `power` is not a number >= 0, or the levels contain
+            NaN or are not one-dimensional.
 
     Examples:
         >>> silhouette([[0.0, 2.0]], [0.5, 1.0])
@@ -183,18 +186,18 @@ def persistence_image(
     dimension: int = 0,
     essential: Essential | float = "drop",
 ) -> Floats:
-    """Sum of Gaussians at (birth, length), weighted by length, integrated over each pixel.
+    """Sum of Gaussians at (birth, length), weighted by length and integrated over each pixel.
 
-    The weight grows from 0 at length 0 to 1 at the upper end of `lengths` and stays there:
-    weight 0 on the diagonal is what makes the image stable, and one scale for all diagrams
-    makes images comparable.
+    The weight grows linearly from 0 at length 0 to 1 at the upper end of `lengths` and stays
+    there. Weight 0 on the diagonal makes the image stable; a common scale makes the images of
+    several diagrams comparable.
 
     Args:
         diagram: a `Diagram`, or births and deaths.
         births: range of the first axis.
         lengths: range of the second axis.
         pixels: number of pixels along each axis.
-        spread: standard deviation of the Gaussians; None takes one pixel of the length axis.
+        spread: standard deviation of the Gaussians; None uses one pixel of the length axis.
         dimension: the degree.
         essential: the rule for essential bars.
 
@@ -202,8 +205,8 @@ def persistence_image(
         An array of shape `pixels`: the mass of each pixel.
 
     Raises:
-        ArgumentError: ranges or pixels that are no pairs of numbers, fewer than one pixel, a
-            spread or a range that is not positive.
+        ArgumentError: the ranges or `pixels` are not pairs of numbers, there is less than one
+            pixel, or `spread` or a range is not positive.
 
     Examples:
         >>> square = {"births": (0, 1), "lengths": (0, 1), "pixels": (2, 2)}

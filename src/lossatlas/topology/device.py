@@ -1,4 +1,4 @@
-"""Basins on an accelerator: the reduction of `basins.py` in torch, where the field lies."""
+"""Basins on an accelerator: the reduction of `basins.py` in torch."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from lossatlas.topology.field import Floats
 
 
 def on_accelerator(source: Any) -> bool:
-    """Whether `source` is a tensor that lives outside the memory of the CPU."""
+    """Whether `source` is a tensor on a device other than the CPU."""
     return isinstance(source, Tensor) and source.device.type != "cpu"
 
 
@@ -33,27 +33,27 @@ def tensor_basins(values: Tensor, connectivity: str, finite: Tensor | None = Non
     first, second = labels[low], labels[high]
     numbers = (part.cpu().numpy() for part in (labels, minima, first, second, ends))
     basins = Basins(*numbers, on_host(flat[high]))  # type: ignore[call-arg]
-    return _thinned(merge_plateaus(basins, on_host(flat[minima])))
+    return _lowest_of_pairs(merge_plateaus(basins, on_host(flat[minima])))
 
 
-def _thinned(basins: Basins) -> Basins:
-    # Joined plateaus may share several saddles with one neighbor: the first is the lowest.
+def _lowest_of_pairs(basins: Basins) -> Basins:
+    # Merged plateaus may share several saddles with one neighbor; the first is the lowest.
     count = basins.minima.size
     pair = np.minimum(basins.first, basins.second) * count
     pair += np.maximum(basins.first, basins.second)
-    kept = np.sort(np.unique(pair, return_index=True)[1])
+    lowest = np.sort(np.unique(pair, return_index=True)[1])
     return replace(
         basins,
-        first=basins.first[kept],
-        second=basins.second[kept],
-        ends=basins.ends[kept],
-        heights=basins.heights[kept],
+        first=basins.first[lowest],
+        second=basins.second[lowest],
+        ends=basins.ends[lowest],
+        heights=basins.heights[lowest],
     )
 
 
 def on_host(values: Tensor) -> Floats:
-    """The numbers of a tensor in numpy, in double precision."""
-    # Moved first: not every accelerator knows double precision.
+    """Convert a tensor to a float64 numpy array."""
+    # Moved first: not every accelerator supports double precision.
     return np.asarray(values.detach().cpu().double().numpy())
 
 
@@ -61,9 +61,9 @@ def _lowest_neighbor(rank: Tensor, connectivity: str) -> Tensor:
     lowest = rank.clone()
     for axis, size in enumerate(rank.shape):
         source = lowest.clone() if connectivity == "full" else rank
-        for here, there in ((0, 1), (1, 0)):
-            target = lowest.narrow(axis, here, size - 1)
-            target.copy_(torch.minimum(target, source.narrow(axis, there, size - 1)))
+        for target_start, source_start in ((0, 1), (1, 0)):
+            target = lowest.narrow(axis, target_start, size - 1)
+            target.copy_(torch.minimum(target, source.narrow(axis, source_start, size - 1)))
     return lowest
 
 
@@ -82,10 +82,10 @@ def _lowest_saddles(
 ) -> tuple[Tensor, Tensor]:
     index = torch.arange(labels.numel(), device=labels.device).reshape(labels.shape)
     saddles = []
-    for here, there in edge_slices(labels.ndim, connectivity):
-        a, b = labels[here], labels[there]
+    for start, end in edge_slices(labels.ndim, connectivity):
+        a, b = labels[start], labels[end]
         crossing = (a != b) & (a >= 0) & (b >= 0)
-        saddles.append(torch.stack([index[here][crossing], index[there][crossing]]))
+        saddles.append(torch.stack([index[start][crossing], index[end][crossing]]))
     u, v = torch.cat(saddles, dim=1)
     low, high = torch.where(rank[u] < rank[v], u, v), torch.where(rank[u] < rank[v], v, u)
     ascending = rank[high].argsort(stable=True)
@@ -95,5 +95,5 @@ def _lowest_saddles(
     together = pair.argsort(stable=True)
     fresh = torch.ones_like(pair, dtype=torch.bool)
     fresh[1:] = pair[together][1:] != pair[together][:-1]
-    kept = together[fresh].sort().values
-    return low[kept], high[kept]
+    lowest = together[fresh].sort().values
+    return low[lowest], high[lowest]

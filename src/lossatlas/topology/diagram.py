@@ -1,4 +1,4 @@
-"""Barcodes: which basins and loops there are, from where to where, and which are real."""
+"""Barcodes: basins and loops with their births and deaths, and which of them are certain."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,8 +16,8 @@ from lossatlas.topology.bars import Essential, end_essential
 from lossatlas.topology.certainty import Certainty
 from lossatlas.topology.field import Bools, Floats, Ints
 
-# Births, deaths and degrees of bars -> coordinates where they are born and die.
-Finder: TypeAlias = Callable[[Floats, Floats, Ints], tuple[Floats, Floats]]
+# Births, deaths and degrees of bars -> coordinates of births and deaths.
+Locator: TypeAlias = Callable[[Floats, Floats, Ints], tuple[Floats, Floats]]
 MAP_COUNT = "an exact count on this map; its errors may add or hide some"
 _REFERENCES = (
     Reference(
@@ -36,7 +36,7 @@ _REFERENCES = (
 
 
 class _Places:
-    # A field that is found when somebody asks: the fast routes to the bars do not tell places.
+    # Computed on first access: the fast algorithms for bars do not return places.
     def __get__(self, diagram: Any, owner: Any = None) -> Any:
         if diagram is None:
             return None
@@ -56,38 +56,38 @@ class _Places:
 class Diagram(Result):
     """Bars of a sublevel filtration, longest first in each degree.
 
-    A bar of degree 0 is a basin: born at its minimum, dead at the saddle where it joins a
-    deeper one. A bar of degree 1 is a loop, a closed ridge around a hill: born where it
-    closes, dead at the top of the hill.
+    A bar of degree 0 is a basin: it is born at its minimum and dies at the saddle where it
+    joins a deeper one. A bar of degree 1 is a loop, a closed valley around a hill: it is born
+    where it closes and dies at the top of the hill.
 
     Attributes:
         births: level at which each bar begins, in units of the field.
-        deaths: level at which it ends; +inf for the essential bars (the deepest basin of
-            every connected part; a loop around points that are not finite).
+        deaths: level at which it ends; +inf for essential bars (the deepest basin of every
+            connected part; a loop around non-finite points).
         dimensions: degree of each bar.
-        certain: True where a bar is known to be longer than `threshold` allows the errors to
-            make one; False where it is not, and where that is unknown (see `why_unknown`).
-        threshold: bars longer than this are no effect of the map's errors; NaN where that is
+        certain: True for bars known to be longer than `threshold`; False otherwise, including
+            when the threshold is unknown (see `why_unknown`).
+        threshold: bars longer than this cannot be caused by the errors of the map; NaN if
             unknown.
-        connectivity: "full", "axis", or how the graph was made.
-        excluded: number of non-finite points, which were left out.
-        low: least value of the field.
-        high: greatest finite value: where an essential bar may be cut ("cap").
-        superlevel: True where the field was turned over first: births, deaths, `low` and
-            `high` are then those of minus the field.
-        confidence: probability with which `threshold` holds; of a graph the errors given with
-            it are taken to hold.
-        why_unknown: why it is unknown which bars are certain; empty where it is known.
-        rarest_share: effects that fewer than this share of the units (examples, batches)
-            have cannot be excluded: a sample of n holds none of a share p with probability
-            (1 - p)^n, and this is the p where that is 1 - `confidence`. 0 where the errors
-            are exact, NaN where the number of units is unknown.
-        periodic: per axis, whether its two ends touch; empty where none does.
-        places: coordinates of births and deaths, two arrays (bars, axes): of the point whose
-            value each is. A birth of a basin lies at its minimum, of a loop at the point that
-            closes it; a death of a basin at the saddle where it ends, of a loop at the top of
-            the hill inside. In units of the axes (indices for plain arrays); NaN where there
-            is none. No columns for graphs and clouds.
+        connectivity: "full", "axis", or how the graph was built.
+        excluded: number of non-finite points, which are left out.
+        low: smallest value of the field.
+        high: largest finite value: where "cap" ends essential bars.
+        superlevel: True if the field was negated first: births, deaths, `low` and `high` are
+            then those of the negated field.
+        confidence: probability that `threshold` holds; for a graph, the errors given with it
+            are assumed to hold.
+        why_unknown: why it is unknown which bars are certain; empty if it is known.
+        rarest_share: effects present in less than this share of the units (examples, batches)
+            cannot be excluded: a sample of n contains none of a share p with probability (1 -
+            p)^n, and this is the p at which that equals 1 - `confidence`. 0 if the errors are
+            exact, NaN if the number of units is unknown.
+        periodic: per axis, whether its two ends touch; empty if none does.
+        places: coordinates of births and deaths, two arrays of shape (bars, axes): the points
+            whose values they are. A basin is born at its minimum and dies at the saddle where
+            it ends; a loop is born at the point that closes it and dies at the top of the hill
+            inside. In units of the axes (indices for plain arrays); NaN if there is none.
+            Graphs and point clouds have no columns.
 
     Examples:
         >>> from lossatlas.topology import persistence
@@ -136,23 +136,24 @@ class Diagram(Result):
 
     @property
     def essential(self) -> Bools:
-        """True where a bar never ends."""
+        """True for bars that never end."""
         return np.isposinf(self.deaths)
 
     def bars(self, dimension: int = 0, *, essential: Essential | float = "drop") -> Floats:
-        """Births and deaths of one degree, under one stated rule for the essential bars.
+        """Births and deaths of one degree.
 
         Args:
             dimension: the degree.
-            essential: "drop" leaves them out; "keep" leaves their death infinite; "cap"
-                ends them at the greatest value of the field; a number ends them there.
+            essential: rule for essential bars. "drop" leaves them out, "keep" leaves their
+                deaths infinite, "cap" ends them at the largest value of the field, a number
+                ends them at that level.
 
         Returns:
-            An array (bars, 2).
+            An array of shape (bars, 2).
 
         Raises:
-            ArgumentError: a degree that is no whole number from 0.
-            UnknownNameError: `essential` is none of these words.
+            ArgumentError: the degree is not an integer >= 0.
+            UnknownNameError: `essential` is another string.
         """
         check_degree(dimension)
         chosen = self.dimensions == dimension
@@ -160,7 +161,7 @@ class Diagram(Result):
         return end_essential(bars, essential, self.high)
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """How many bars of each degree there are, and how many are certain."""
+        """Number of bars of each degree, and how many are certain."""
         rows = [
             _counted(int(np.sum(self.dimensions == k)), k)
             for k in np.union1d(self.dimensions, [0]).tolist()
@@ -179,11 +180,11 @@ class Diagram(Result):
 
     def details(self) -> dict[str, Any]:
         """Every bar, how many are certain, the threshold and the connectivity."""
-        known = not self.why_unknown
+        has_threshold = not self.why_unknown
         return {
             "bars": [self._bar(row) for row in range(len(self))],
-            "bars_above_threshold": int(self.certain.sum()) if known else None,
-            "threshold": self.threshold if known else None,
+            "bars_above_threshold": int(self.certain.sum()) if has_threshold else None,
+            "threshold": self.threshold if has_threshold else None,
             "why_unknown": self.why_unknown or None,
             "connectivity": self.connectivity,
         }
@@ -201,7 +202,7 @@ class Diagram(Result):
         }
 
     def sentences(self) -> tuple[str, ...]:
-        """How many loops are certain: hills with lower ground all around."""
+        """Number of certain loops: hills surrounded by lower loss."""
         loops = self.dimensions == 1
         total = int(np.count_nonzero(loops))
         if not total or self.why_unknown:
@@ -218,8 +219,8 @@ class Diagram(Result):
         """Persistence diagram, barcode and Betti curves.
 
         Args:
-            scale: how losses are spread, as `plots.scale_of(landscape.values)`; straight by
-                default.
+            scale: color and axis scale of losses, as `plots.scale_of(landscape.values)`; linear
+                by default.
 
         Returns:
             The figures.
@@ -233,19 +234,19 @@ class Diagram(Result):
                 "persistence",
                 "Persistence diagram",
                 *backends(lambda: bar_plots.persistence_chart(self, scale=scale)),
-                "One mark a basin or loop. The higher above the diagonal, the longer it lasts; "
-                "within the shaded band it may be an effect of the map's errors. Minima on the "
-                "edge of a map are among the marks.",
+                "One mark per basin or loop. The higher above the diagonal, the longer it "
+                "lasts; within the shaded band it may be an effect of the map's errors. Minima "
+                "on the edge of a map are included.",
                 f"Persistence diagram: {bars_text}.",
             ),
             Figure(
                 "barcode",
                 "Barcode",
                 *backends(lambda: bar_plots.barcode_chart(self, scale=scale)),
-                "One bar a basin or loop, the longest first. A basin's bar starts at the loss "
+                "One bar per basin or loop, longest first. A basin's bar starts at the loss "
                 "of its minimum and ends at the saddle where it joins a deeper one: its length "
                 "is the depth. A loop's bar starts where a ring around a hill closes and ends "
-                "at the top. Arrows never end; pale bars are within the error.",
+                "at the top. Bars with arrows never end; pale bars are within the error.",
                 f"Barcode: {bars_text}.",
             ),
             Figure(
@@ -266,8 +267,8 @@ def _exact(value: float, name: str, why: str) -> Estimate:
 
 def _counted(amount: int, degree: int) -> Estimate:
     # Rips complexes have bars of any degree.
-    known = degree < len(_BARS)
-    name, meaning = _BARS[degree] if known else (f"bars of degree {degree}", "")
+    has_name = degree < len(_BARS)
+    name, meaning = _BARS[degree] if has_name else (f"bars of degree {degree}", "")
     return replace(_exact(amount, name, MAP_COUNT), meaning=meaning)
 
 
@@ -290,7 +291,7 @@ def make_diagram(
     superlevel: bool = False,
     confidence: float = 0.95,
     periodic: tuple[bool, ...] = (),
-    places: Finder | None = None,
+    places: Locator | None = None,
 ) -> Diagram:
     """Sort bars into a diagram."""
     ordered = {k: _longest_first(parts[k]) for k in sorted(parts)}
@@ -320,7 +321,7 @@ def _longest_first(bars: Floats) -> Floats:
     lengths = bars[:, 0] - bars[:, 1]
     order = np.argsort(lengths)
     ascending = lengths[order]
-    # Equal lengths are rare, and only they need the slower sort by two keys.
+    # Equal lengths are rare; only they need the slower sort by two keys.
     if (ascending[1:] == ascending[:-1]).any():
         order = np.lexsort((bars[:, 0], lengths))
     return bars[order]

@@ -1,4 +1,4 @@
-"""Distances between barcodes. Order, ground norm and essential bars are always explicit."""
+"""Distances between barcodes, with explicit order, ground norm and rule for essential bars."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from lossatlas.topology.bars import Bars, Essential, finite_bars, read_bars
 from lossatlas.topology.field import Floats
 from lossatlas.topology.matching import bottleneck_level, ground_costs, match_bars
 
-# Beyond this many bars the exact assignment takes seconds, and Hera takes over.
+# Beyond this many bars the exact assignment takes seconds, so Hera is used.
 _EXACT = 1500
-# Pairs of bars whose distances fit into 100 MB; beyond, Hera needs no table of them.
+# Pairs of bars whose distances fit into 100 MB; beyond, Hera is used, which needs no table.
 _TABLE = 4_000_000
 
 
@@ -29,20 +29,20 @@ def bottleneck(
         first: a `Diagram`, or births and deaths.
         second: another.
         dimension: the degree.
-        essential: the rule for bars that never end. With "keep" they are matched among
-            themselves by their births, and unequal numbers of them are infinitely far apart.
-            "drop" ignores them: of a map it compares all basins but the deepest. "cap" ends
-            them at the greatest value of their own field, a number at that level.
-        delta: relative error allowed; makes many thousands of bars feasible. Used by Hera
-            only, beyond 2,000 bars a side; below, the distance is exact.
+        essential: the rule for bars that never end. "keep" matches them among themselves by
+            their births; unequal numbers of them are infinitely far apart. "drop" ignores them,
+            so all basins of a map but the deepest are compared. "cap" ends them at the largest
+            value of their field, a number at that level.
+        delta: allowed relative error, which makes many thousands of bars feasible. Used only by
+            Hera, beyond 2,000 bars per diagram; below, the distance is exact.
 
     Returns:
-        The distance, in units of the field; infinite where the essential bars differ in
-        number and are kept. With "keep" it is at most the greatest difference of two fields
-        of the same shape, finite at the same points.
+        The distance, in units of the field; infinite if the essential bars are kept and differ
+        in number. With "keep" it is at most the maximum difference of two fields of the same
+        shape that are finite at the same points.
 
     Raises:
-        ArgumentError: bad bars, or a `delta` that is no number >= 0.
+        ArgumentError: the bars are invalid, or `delta` is not a number >= 0.
 
     Examples:
         >>> bottleneck([[0.0, 2.0]], [[0.5, 2.0], [1.0, 1.1]])
@@ -50,18 +50,18 @@ def bottleneck(
     """
     check_number("delta", delta, 0)
     a, b = (read_bars(source, dimension, essential) for source in (first, second))
-    rest_a, rest_b, apart = _match_essential(a, b)
+    finite_a, finite_b, apart = _match_essential(a, b)
     far = float(apart.max(initial=0.0))
-    if np.isinf(far) or not (len(rest_a) or len(rest_b)):
+    if np.isinf(far) or not (len(finite_a) or len(finite_b)):
         return far
-    if len(rest_a) * len(rest_b) > _TABLE:
+    if len(finite_a) * len(finite_b) > _TABLE:
         try:
             from gudhi.hera import bottleneck_distance
         except ImportError:
             pass
         else:
-            return max(far, float(bottleneck_distance(rest_a, rest_b, delta)))
-    return max(far, bottleneck_level(*ground_costs(rest_a, rest_b, np.inf)))
+            return max(far, float(bottleneck_distance(finite_a, finite_b, delta)))
+    return max(far, bottleneck_level(*ground_costs(finite_a, finite_b, np.inf)))
 
 
 def wasserstein(
@@ -79,19 +79,21 @@ def wasserstein(
     Args:
         first: a `Diagram`, or births and deaths.
         second: another.
-        order: 1 or more.
+        order: exponent, 1 or more.
         ground: norm in the plane of births and deaths (gudhi and Hera: infinity; persim: 2).
         dimension: the degree.
         essential: the rule for bars that never end, as for `bottleneck`.
-        delta: relative error allowed beyond 1,500 bars, where Hera computes; below, exact.
+        delta: allowed relative error beyond 1,500 bars, where Hera is used; below, the distance
+            is exact.
 
     Returns:
-        The distance, in units of the field; infinite where the essential bars differ in
-        number and are kept.
+        The distance, in units of the field; infinite if the essential bars are kept and differ
+        in number.
 
     Raises:
-        ArgumentError: bad bars, an order or a norm below 1, or a `delta` below 0.
-        MissingDependencyError: more than 1,500 bars need gudhi.
+        ArgumentError: the bars are invalid, `order` or `ground` is below 1, or `delta` is
+            negative.
+        MissingDependencyError: there are more than 1,500 bars and gudhi is not installed.
 
     Examples:
         >>> round(wasserstein([[0.0, 2.0]], [[0.5, 2.0], [1.0, 1.2]], delta=0.0), 3)
@@ -101,13 +103,13 @@ def wasserstein(
     check_norm("ground", ground)
     check_number("delta", delta, 0)
     a, b = (read_bars(source, dimension, essential) for source in (first, second))
-    rest_a, rest_b, apart = _match_essential(a, b)
+    finite_a, finite_b, apart = _match_essential(a, b)
     if np.isinf(apart).any():
         return float("inf")
-    if len(rest_a) + len(rest_b) <= _EXACT:
-        inner = match_bars(rest_a, rest_b, order=order, ground=ground).distance
+    if len(finite_a) + len(finite_b) <= _EXACT:
+        inner = match_bars(finite_a, finite_b, order=order, ground=ground).distance
     else:
-        inner = _hera(rest_a, rest_b, order, ground, delta)
+        inner = _hera(finite_a, finite_b, order, ground, delta)
     steps = np.append(apart, inner)
     return float(np.linalg.norm(steps, order))
 
@@ -117,14 +119,14 @@ def _hera(a: Floats, b: Floats, order: float, ground: float, delta: float) -> fl
         from gudhi.hera import wasserstein_distance
     except ImportError:
         raise MissingDependencyError(
-            f"`first` and `second` have {len(a) + len(b)} bars, for which gudhi is needed and "
+            f"`first` and `second` have {len(a) + len(b)} bars, which needs gudhi, and it is "
             f"not installed; install it, or keep at most {_EXACT} bars."
         ) from None
     return float(wasserstein_distance(a, b, order=order, internal_p=ground, delta=delta))
 
 
 def _match_essential(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
-    # Finite bars of both, and the steps between the births of the essential ones.
+    # Finite bars of both, and the differences between the births of the essential ones.
     births = [np.sort(bars[np.isposinf(bars[:, 1]), 0]) for bars in (a, b)]
     finite = [bars[np.isfinite(bars[:, 1])] for bars in (a, b)]
     if births[0].size != births[1].size:
@@ -140,10 +142,10 @@ def sliced_wasserstein(
     dimension: int = 0,
     essential: Essential | float = "drop",
 ) -> float:
-    """Mean over directions of the 1-Wasserstein distance of the projected barcodes.
+    """Mean over directions of the 1-Wasserstein distance between the projected barcodes.
 
-    Each barcode is completed by the feet, on the diagonal, of the other's bars; both are
-    projected on lines at equal angles in [-90, 90) degrees.
+    Each barcode is completed by the projections of the other's bars onto the diagonal; both are
+    projected onto lines at equally spaced angles in [-90, 90) degrees.
 
     Args:
         first: a `Diagram`, or births and deaths.
@@ -153,10 +155,10 @@ def sliced_wasserstein(
         essential: the rule for essential bars ("drop", "cap", a level).
 
     Returns:
-        The distance, in units of the field; persim's convention.
+        The distance, in units of the field, in persim's convention.
 
     Raises:
-        ArgumentError: `directions` below 1, or bad bars.
+        ArgumentError: `directions` is below 1, or the bars are invalid.
 
     Examples:
         >>> sliced_wasserstein([[0.0, 2.0]], [[0.0, 2.0]])

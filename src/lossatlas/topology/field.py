@@ -1,4 +1,4 @@
-"""What a filtration starts from: numbers on a grid, which are finite, and their error."""
+"""Scalar fields on grids: values, which of them are finite, and their errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +22,13 @@ CONNECTIVITIES: tuple[str, ...] = get_args(Connectivity)
 
 @runtime_checkable
 class Mapped(Protocol):
-    """What topology reads of a landscape; any object with these attributes will do.
+    """The attributes that topology reads from a landscape; any object with them works.
 
-    Four more are read where they are there: `count`, how many units (examples, batches) the
-    standard errors come from; `leverage`, the largest share of the variance at each point
-    that one unit carries; `computed`, False where a value is interpolated; `rounding`, a
-    bound on the rounding error of a value. Without `count` the standard errors are taken as
-    known exactly (normal quantiles); without `leverage` no unit is taken to stand out.
+    Four more are optional: `count`, the number of units (examples, batches) behind the standard
+    errors; `leverage`, the largest share of the variance at each point that one unit
+    contributes; `computed`, False where a value is interpolated; `rounding`, a bound on the
+    rounding error of a value. Without `count` the standard errors are treated as exact (normal
+    quantiles); without `leverage` no unit is assumed to dominate.
     """
 
     @property
@@ -37,15 +37,15 @@ class Mapped(Protocol):
 
     @property
     def axes(self) -> Sequence[Floats]:
-        """One coordinate array an axis of `values`."""
+        """One coordinate array per axis of `values`."""
 
     @property
     def stderr(self) -> Floats:
-        """Standard error of each loss, NaN where none is known."""
+        """Standard error of each loss, NaN if unknown."""
 
     @property
     def interpolation_error(self) -> float:
-        """Sup-norm error of the points that were interpolated."""
+        """Sup-norm error of interpolated points."""
 
 
 Source: TypeAlias = Mapped | ArrayLike
@@ -57,19 +57,19 @@ class Field:
     """A scalar field on a grid.
 
     Attributes:
-        values: float64, any shape of one dimension or more; +inf where it is not finite.
-        finite: bool, same shape: False where it is not finite.
-        stderr: standard error of each value, same shape, or None where none is known.
+        values: float64, at least one dimension; +inf where not finite.
+        finite: bool, same shape: False where not finite.
+        stderr: standard error of each value, same shape, or None if unknown.
         interpolation_error: sup-norm error of interpolated values, in units of `values`.
         errors: (replicates, finite points) errors of whole maps, or None.
-        bound: stated bound on the error of every value, or NaN where none is stated.
+        bound: given bound on the error of every value, or NaN if none is given.
         rounding: bound on the rounding error of every value.
-        count: units that the standard errors come from; infinite where they are exact, below
-            two where the number is unknown.
-        leverage: largest share of the variance of any point that one unit carries; NaN where
-            it is unknown.
-        interpolated: bool, same shape: True where a value was interpolated; None: nowhere.
-        axes: one coordinate array an axis; empty for plain arrays.
+        count: number of units behind the standard errors; infinite if they are exact, below two
+            if the number is unknown.
+        leverage: largest share of the variance of any point that one unit contributes; NaN if
+            unknown.
+        interpolated: bool, same shape: True where a value was interpolated; None if nowhere.
+        axes: one coordinate array per axis; empty for plain arrays.
     """
 
     values: Floats
@@ -86,12 +86,12 @@ class Field:
 
     @property
     def excluded(self) -> int:
-        """The number of points whose value is not finite."""
+        """Number of points without a finite value."""
         return int(self.finite.size - np.count_nonzero(self.finite))
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the greatest finite value."""
+        """Smallest and largest finite value."""
         low, high = float(self.values.min()), float(self.values.max())
         return low, high if high < np.inf else float(self.values[self.finite].max())
 
@@ -106,15 +106,15 @@ def read_field(
     mapped = _is_mapped(source)
     values = _as_floats("landscape", source.values if _is_mapped(source) else source)
     finite = np.isfinite(values)
-    whole = bool(finite.all())
-    if not (whole or finite.any()) or not values.size:
+    all_finite = bool(finite.all())
+    if not (all_finite or finite.any()) or not values.size:
         raise DataError(
-            f"`landscape` must hold at least one finite value; got {values.size} points, all "
-            "NaN or infinite; check the loss at the center and the span."
+            f"`landscape` must contain at least one finite value; got {values.size} points, "
+            "all NaN or infinite; check the loss at the center and the span."
         )
     _check_error(error, mapped=mapped)
-    largest = float(np.abs(values if whole else values[finite]).max())
-    values = values if whole else np.where(finite, values, np.inf)
+    largest = float(np.abs(values if all_finite else values[finite]).max())
+    values = values if all_finite else np.where(finite, values, np.inf)
     maps = getattr(source, "replicates", None) if replicates is None else replicates
     errors = None if maps is None else _replicate_errors(maps, values, finite)
     _check_units(units, errors)
@@ -133,14 +133,14 @@ def read_field(
 
 
 def _is_mapped(source: Any) -> TypeGuard[Mapped]:
-    # As isinstance with the protocol, which takes longer than the bars of a small map.
+    # isinstance with the protocol takes longer than the bars of a small map.
     return all(hasattr(source, name) for name in _MAPPED)
 
 
 def _check_error(error: Any, *, mapped: bool) -> None:
     if error is not None and mapped:
         raise ArgumentError(
-            f"`error` is for arrays; got {error!r} with a landscape, which brings its own."
+            f"`error` is for arrays; got {error!r} with a landscape, which has its own errors."
         )
     if error is not None:
         check_number("error", error, 0)
@@ -166,9 +166,9 @@ def _with_errors(field: Field, source: Mapped, largest: float) -> Field:
     return replace(
         field,
         stderr=_on_grid("stderr", source.stderr, shape),
-        interpolation_error=_at_least_zero("interpolation_error", source.interpolation_error),
-        rounding=_at_least_zero("rounding", rounding),
-        count=_at_least_zero("count", getattr(source, "count", np.inf)),
+        interpolation_error=_nonnegative("interpolation_error", source.interpolation_error),
+        rounding=_nonnegative("rounding", rounding),
+        count=_nonnegative("count", getattr(source, "count", np.inf)),
         leverage=_largest_leverage(source, field, interpolated),
         interpolated=interpolated,
         axes=_axes(source.axes, shape),
@@ -179,30 +179,29 @@ def _on_grid(name: str, source: Any, shape: tuple[int, ...]) -> Floats:
     array = _as_floats(f"landscape.{name}", source)
     if array.shape != shape or (array < 0).any():
         raise DataError(
-            f"`landscape.{name}` must hold one number >= 0 (or NaN) a value, of shape {shape}; "
+            f"`landscape.{name}` must hold one number >= 0 (or NaN) per value, shape {shape}; "
             f"got shape {array.shape}, {int((array < 0).sum())} below 0."
         )
     return array
 
 
-def _at_least_zero(name: str, number: Any) -> float:
+def _nonnegative(name: str, number: Any) -> float:
     if not is_number(number) or float(number) < 0:
         raise DataError(
-            f"`landscape.{name}` must be a number >= 0, or NaN where it is unknown; "
-            f"got {number!r}."
+            f"`landscape.{name}` must be a number >= 0, or NaN if unknown; got {number!r}."
         )
     return float(number)
 
 
 def _axes(axes: Any, shape: tuple[int, ...]) -> tuple[Floats, ...]:
     steps = axes if isinstance(axes, tuple | list) else ()
-    found = tuple(_as_floats("landscape.axes", axis) for axis in steps)
-    if [axis.shape for axis in found] != [(points,) for points in shape]:
+    axes_read = tuple(_as_floats("landscape.axes", axis) for axis in steps)
+    if [axis.shape for axis in axes_read] != [(points,) for points in shape]:
         raise DataError(
-            f"`landscape.axes` must hold one row of coordinates an axis, of {shape} points; "
-            f"got {[axis.shape for axis in found]}."
+            f"`landscape.axes` must hold one array of coordinates per axis, of {shape} points; "
+            f"got {[axis.shape for axis in axes_read]}."
         )
-    return found
+    return axes_read
 
 
 def _largest_leverage(source: Mapped, field: Field, interpolated: Bools | None) -> float:
@@ -213,12 +212,12 @@ def _largest_leverage(source: Mapped, field: Field, interpolated: Bools | None) 
         return float(leverage)
     shares = _on_grid("leverage", leverage, field.values.shape)
     where = field.finite if interpolated is None else field.finite & ~interpolated
-    # NaN stays NaN: what is unknown anywhere is unknown for the map.
+    # NaN propagates: a share unknown at one point is unknown for the map.
     return float(shares[where].max(initial=0.0))
 
 
 def _unit_roundoff(source: Any) -> float:
-    # Half the distance of 1 to the next number of this kind; whole numbers are exact.
+    # Half the distance from 1 to the next float of this dtype; integers are exact.
     kind: Any = getattr(source, "dtype", None)
     if hasattr(source, "detach"):
         import torch
@@ -229,7 +228,7 @@ def _unit_roundoff(source: Any) -> float:
 
 
 def without_mask(source: Any) -> Any:
-    """Masked entries of a numpy array as NaN; anything else as it is."""
+    """Replace masked entries of a numpy array by NaN; return anything else unchanged."""
     if not isinstance(source, np.ma.MaskedArray) or source.dtype.kind not in "fiub":
         return source
     return np.ma.filled(source.astype(np.float64), np.nan)
@@ -245,7 +244,7 @@ def _as_floats(argument: str, source: Any) -> Floats:
     try:
         array = np.asarray(source)
     except ValueError:
-        raise ArgumentError(f"`{argument}` must have rows of one length.") from None
+        raise ArgumentError(f"`{argument}` must have rows of equal length.") from None
     if array.dtype.kind not in "fiub" or array.ndim == 0:
         raise ArgumentError(
             f"`{argument}` must be an array of real numbers with at least one dimension; "
@@ -266,6 +265,6 @@ def _replicate_errors(replicates: ArrayLike, values: Floats, finite: Bools) -> F
     if bad:
         raise NonFiniteError(
             f"`replicates` must be finite where the landscape is; got {bad} points that are "
-            "not; interpolate them as the landscape itself was."
+            "not; interpolate them as in the landscape."
         )
     return np.asarray(errors)

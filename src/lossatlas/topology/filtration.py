@@ -1,4 +1,4 @@
-"""Graphs with levels: what scattered points, checkpoints and weighted graphs become."""
+"""Filtered graphs of scattered points, checkpoints and weighted graphs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,16 +22,15 @@ from lossatlas.topology.field import Floats, Ints, without_mask
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A filtered graph: a vertex is there from its value on, an edge from its height on.
+    """A filtered graph: a vertex appears at its value, an edge at its height.
 
     Attributes:
-        values: level of each vertex, float64; +inf where it is not finite.
+        values: level of each vertex, float64; +inf where not finite.
         edges: (edges, 2) vertex numbers.
         heights: level of each edge, at least that of its ends.
         made: how the edges were chosen ("given", "checkpoints", "delaunay", "knn-10", ...).
         points: (vertices, dimensions) coordinates, or None.
-        error: bound on the error of every level, for the certainty of bars; NaN where it is
-            unknown.
+        error: bound on the error of every level, for the certainty of bars; NaN if unknown.
 
     Examples:
         >>> path = graph([0.0, 2.0, 1.0], [(0, 1), (1, 2)])
@@ -53,7 +52,7 @@ class Graph:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least value and the greatest finite level of a vertex or an edge."""
+        """Smallest value and largest finite level of a vertex or an edge."""
         values = self.values[np.isfinite(self.values)]
         top = self.heights.max(initial=-np.inf, where=self.heights < np.inf)
         return float(values.min()), float(max(values.max(), top))
@@ -66,23 +65,23 @@ def graph(
     *,
     error: float | None = None,
 ) -> Graph:
-    """A weighted graph as a filtration.
+    """Build a filtration from a weighted graph.
 
     Args:
-        values: one level a vertex; vertices that are not finite, or masked, are left out.
-        edges: (edges, 2) vertex numbers; loops and repetitions do no harm.
-        heights: one level an edge, at least that of both ends (NaN or infinite: the edge is
-            left out); None gives each edge the higher of its ends (the lower star).
-        error: bound on the error of every level; None where it is unknown, and then it is
-            unknown which bars are certain.
+        values: one level per vertex; non-finite or masked vertices are left out.
+        edges: (edges, 2) vertex numbers; loops and repetitions are harmless.
+        heights: one level per edge, at least that of both ends (an edge with NaN or infinity is
+            left out); None gives each edge the higher level of its ends (the lower star).
+        error: bound on the error of every level; None if unknown, in which case it is unknown
+            which bars are certain.
 
     Returns:
         The filtration. It may have several connected parts.
 
     Raises:
-        ArgumentError: shapes do not fit, a negative error, a vertex number is out of
-            range, or edges lie below their ends (how many).
-        DataError: no vertex with a finite value.
+        ArgumentError: shapes do not match, `error` is negative, a vertex number is out of
+            range, or edges lie below their ends (the message gives their number).
+        DataError: no vertex has a finite value.
 
     Examples:
         >>> from lossatlas.topology import persistence
@@ -102,16 +101,16 @@ def graph(
     tops = as_float_array("heights", without_mask(heights))
     if tops.shape != floor.shape:
         raise ArgumentError(
-            f"`heights` must have one number an edge, shape {floor.shape}; got {tops.shape}."
+            f"`heights` must have one number per edge, shape {floor.shape}; got {tops.shape}."
         )
-    kept = np.isfinite(tops)
-    if not kept.all():
-        ends, tops, floor = ends[kept], tops[kept], floor[kept]
+    has_height = np.isfinite(tops)
+    if not has_height.all():
+        ends, tops, floor = ends[has_height], tops[has_height], floor[has_height]
     below = int(np.count_nonzero((tops < floor) & (floor < np.inf)))
     if below:
         raise ArgumentError(
             f"`heights` must be at least the values of both ends; got {below} edges below "
-            "them; pass the maximum of the loss along each path, its ends included."
+            "them; pass the maximum of the loss along each path, including its ends."
         )
     return Graph(levels, ends, np.maximum(tops, floor), error=error)
 
@@ -136,7 +135,7 @@ def _read_edges(edges: ArrayLike) -> Ints:
 def _check_vertices(values: Floats, edges: Ints) -> None:
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).any():
         raise DataError(
-            "`values` must be one number a vertex, at least one of them finite; "
+            "`values` must be one number per vertex, at least one of them finite; "
             f"got shape {values.shape}."
         )
     if edges.size and (edges.min() < 0 or edges.max() >= values.size):
@@ -156,26 +155,27 @@ def checkpoints(
 
     Args:
         losses: loss of each checkpoint.
-        heights: greatest loss along the path between two checkpoints, as `{(i, j): height}`
-            or as a symmetric matrix with NaN or infinity where no path was tried. This is
-            the height itself, not the barrier above the chord.
-        error: bound on the error of every loss; None where it is unknown.
+        heights: maximum loss along the path between two checkpoints, as `{(i, j): height}` or
+            as a symmetric matrix with NaN or infinity where no path was tried. This is the
+            height itself, not the barrier above the linear interpolation of the end losses.
+        error: bound on the error of every loss; None if unknown.
 
     Returns:
         The filtration. Its bars are upper bounds: a better path only lowers a death.
 
     Raises:
-        ArgumentError: a matrix of another size or not symmetric, or heights below losses.
-        DataError: no finite loss.
+        ArgumentError: the matrix has another size or is not symmetric, or heights are below
+            losses.
+        DataError: no loss is finite.
 
     Examples:
         >>> from lossatlas.topology import merge_tree
-        >>> known = checkpoints([1.0, 2.0, 1.5], {(0, 1): 3.0, (1, 2): 2.5})
-        >>> merge_tree(known).barrier(0, 2)
+        >>> joined = checkpoints([1.0, 2.0, 1.5], {(0, 1): 3.0, (1, 2): 2.5})
+        >>> merge_tree(joined).barrier(0, 2)
         3.0
 
     Source: Barannikov et al., arXiv:1912.00043 (the bar of a minimum: from its loss to the
-    least height from which a lower one is reached).
+    lowest level at which a lower one is reached).
     """
     levels = as_float_array("losses", without_mask(losses))
     if isinstance(heights, Mapping):
@@ -191,7 +191,7 @@ def checkpoints(
 def _from_matrix(matrix: Floats, count: int) -> tuple[Ints, Floats]:
     if matrix.shape != (count, count) or not np.array_equal(matrix, matrix.T, equal_nan=True):
         raise ArgumentError(
-            f"`heights` must be a symmetric matrix of {count} by {count}, one path a pair; "
+            f"`heights` must be a symmetric matrix of {count} by {count}, one path per pair; "
             f"got shape {matrix.shape}{'' if matrix.shape != (count, count) else ', unequal'}."
         )
     upper = np.stack(np.triu_indices(count, 1), axis=1)
@@ -199,7 +199,7 @@ def _from_matrix(matrix: Floats, count: int) -> tuple[Ints, Floats]:
 
 
 def graph_certainty(source: Graph) -> Certainty:
-    """The length above which a bar of a graph is certain."""
+    """Length above which a bar of a graph is certain."""
     if np.isnan(source.error):
         return Certainty(float("nan"), "the levels come without an error")
     return Certainty(2.0 * source.error, rarest_share=0.0)
@@ -217,7 +217,7 @@ def graph_basins(source: Graph) -> Basins:
         u, v = u[numbers], v[numbers]
     low = np.where(rank[u] > rank[v], v, u)
     high = u + v - low
-    # An edge above both its ends opens after every vertex of its level.
+    # An edge above both its ends comes after every vertex of its level.
     star = source.heights[numbers] == source.values[high]
     lowest = rank.copy()
     np.minimum.at(lowest, high[star], rank[low[star]])

@@ -34,35 +34,36 @@ def merge_tree(
     min_share: float | None = MIN_SHARE,
     periodic: bool | Sequence[bool] = False,
 ) -> MergeTree:
-    """Minima of a landscape and the saddles over which they join.
+    """Merge tree of a landscape: its minima and the saddles at which their basins join.
 
     Args:
-        landscape: a `Landscape`; or an array of any number of dimensions; or a tensor, which
-            is flooded on its own device; or a `Graph` (`scattered`, `checkpoints`, `graph`).
-            Points that are not finite, or masked, are left out.
+        landscape: a `Landscape`; or an array of any number of dimensions; or a tensor, which is
+            processed on its device; or a `Graph` (`scattered`, `checkpoints`, `graph`).
+            Non-finite or masked points are left out.
         connectivity: "full" (3^d - 1 neighbors, the better count of minima) or "axis" (2d
-            neighbors; `smad()` is then Landscaper's number on smooth fields). A graph brings
-            its own.
-        confidence: probability with which the error bound behind `threshold` holds.
-        replicates: (count, ...) maps that other examples might have given (`replicate_maps`);
-            with them certainty is judged by errors of differences.
-        units: how many examples the replicates come from, as for `persistence`.
-        min_share: least share of the units whose effects must not be missed, as for
-            `persistence`; None or 0: no such rule.
-        error: bound on the error of every value of an array, as for `persistence`; None
-            where it is unknown.
+            neighbors; `smad()` is then Landscaper's number on smooth fields). Ignored for
+            graphs.
+        confidence: probability that the error bound behind `threshold` holds.
+        replicates: (count, ...) maps that other samples might have given (`replicate_maps`);
+            certainty is then judged by the errors of differences.
+        units: number of examples behind the replicates, as for `persistence`.
+        min_share: smallest share of the units whose effects must not be missed, as for
+            `persistence`; None or 0 disables the rule.
+        error: bound on the error of every value of an array, as for `persistence`; None if
+            unknown.
         periodic: whether the two ends of an axis touch, as for `persistence`.
 
     Returns:
-        The merge tree of the sublevel sets. Exact: as many minima as `persistence` has bars
-        of degree 0. A connected plateau is one minimum; equal ones are ordered by flat index.
+        The exact merge tree of the sublevel sets, with as many minima as `persistence` has bars
+        of degree 0. A connected plateau is one minimum; ties are ordered by flat index.
 
     Raises:
-        ArgumentError: not an array of real numbers, a confidence outside (0, 1), too few
-            replicates for it, replicates on another grid, bad units or a bad share, an error
-            below 0 or beside a landscape, or periodic axes that do not fit.
-        DataError: no finite value, or bad standard errors.
-        UnknownNameError: an unknown connectivity.
+        ArgumentError: the input is not an array of real numbers, `confidence` is outside (0, 1)
+            or needs more replicates, the replicates are on another grid, `units` or `min_share`
+            is invalid, `error` is negative or given with a landscape, or `periodic` does not
+            match the axes.
+        DataError: there is no finite value, or the standard errors are invalid.
+        UnknownNameError: the connectivity is unknown.
 
     Examples:
         >>> tree = merge_tree([3.0, 0.0, 2.0, 1.0, 3.0])
@@ -92,7 +93,7 @@ def merge_tree(
 def _grid_basins(
     landscape: Any, field: Field, connectivity: Connectivity, wraps: tuple[bool, ...]
 ) -> Basins:
-    # Whoever passes a tensor has imported torch already; nobody else shall pay for it.
+    # A caller with a tensor has imported torch already; other callers need not pay for it.
     if "torch" in sys.modules and not any(wraps):
         from lossatlas.topology.device import on_accelerator, tensor_basins
 
@@ -111,7 +112,7 @@ def grow(
     confidence: float = 0.95,
     periodic: tuple[bool, ...] = (),
 ) -> MergeTree:
-    """Apply the elder rule to a reduction and lay out the tree."""
+    """Build the merge tree of a reduction by the elder rule."""
     pairs = elder_rule(basins.minima.size, basins.first, basins.second)
     bridges = basins.ends[pairs.edge]
     return MergeTree(

@@ -1,4 +1,4 @@
-"""Image persistence: where the components of a field end inside a field below it."""
+"""Image persistence: where the components of a field end within a field below it."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from lossatlas.topology.pairing import elder_rule
 def image_persistence(
     upper: Floats, lower: Floats, finite: Bools, connectivity: str
 ) -> dict[tuple[int, int], int]:
-    """Where the components of one field end inside another that lies below it."""
+    """Where the components of one field end within another that lies below it."""
     basins = grid_basins(lower, finite, connectivity)
     count, flat = basins.minima.size, upper.ravel()
     earliest = earliest_points(flat, basins.labels, count)
@@ -31,7 +31,7 @@ def image_persistence(
 
 
 def earliest_points(values: Floats, labels: Ints, count: int) -> Ints:
-    """The lowest point of a field in every basin of another."""
+    """Lowest point of a field in every basin of another."""
     order = np.argsort(values, kind="stable")
     order = order[(labels[order] >= 0) & (values[order] < np.inf)]
     earliest = np.full(count, values.size, dtype=np.int64)
@@ -44,6 +44,6 @@ def _parts(count: int, ended: Ints, into: Ints) -> Ints:
     root = np.arange(count)
     for young, old in zip(ended[::-1], into[::-1], strict=True):
         root[young] = root[old]
-    least = np.full(count, count, dtype=np.int64)
-    np.minimum.at(least, root, np.arange(count))
-    return least[root]
+    lowest = np.full(count, count, dtype=np.int64)
+    np.minimum.at(lowest, root, np.arange(count))
+    return lowest[root]

@@ -1,4 +1,4 @@
-"""Topological losses: fewer bumps, kept distances, basins in the same place."""
+"""Topological losses: total persistence, topological signature, Betti matching."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,16 @@ from lossatlas.topology.field import CONNECTIVITIES, Connectivity, Floats, Ints
 from lossatlas.topology.image_persistence import image_persistence
 from lossatlas.topology.pairing import elder_rule
 from lossatlas.topology.rips import spanning_edges
-from lossatlas.topology.torch_layers import check_finite_field, complement, edge_lengths, inside
+from lossatlas.topology.torch_layers import (
+    check_finite_field,
+    complement,
+    edge_lengths,
+    unpadded_indices,
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class MatchedBars:
     """Flat indices of births and deaths, (bars, 2) each.
 
     Attributes:
@@ -35,9 +40,9 @@ class Places:
     only_second: Ints
 
 
-def matched_places(
+def matched_indices(
     first: Tensor, second: Tensor, dimension: int, connectivity: Connectivity
-) -> Places:
+) -> MatchedBars:
     """Betti matching of the finite bars of two fields."""
     check_one_of("connectivity", connectivity, CONNECTIVITIES)
     if first.shape != second.shape:
@@ -52,38 +57,42 @@ def matched_places(
             f"`dimensions` must be 0, or 1 for planes; got {dimension!r} for fields of "
             f"{first.ndim} dimensions."
         )
-    turned, other = complement(first, connectivity)
+    turned, opposite = complement(first, connectivity)
     shape = tuple(turned.shape)
-    places = _ridges_matched(
-        on_host(turned), on_host(complement(second, connectivity)[0]), other
+    matched = _ridges_matched(
+        on_host(turned), on_host(complement(second, connectivity)[0]), opposite
     )
-    parts = (places.first, places.second, places.only_first, places.only_second)
-    return Places(*(inside(part, shape)[:, ::-1].copy() for part in parts))
+    parts = (matched.first, matched.second, matched.only_first, matched.only_second)
+    return MatchedBars(*(unpadded_indices(part, shape)[:, ::-1].copy() for part in parts))
 
 
-def _basins_matched(first: Floats, second: Floats, connectivity: str) -> Places:
+def _basins_matched(first: Floats, second: Floats, connectivity: str) -> MatchedBars:
     common = np.minimum(first, second)
     everywhere = np.ones(common.shape, dtype=bool)
-    one, two = (image_persistence(f, common, everywhere, connectivity) for f in (first, second))
+    first_images, second_images = (
+        image_persistence(f, common, everywhere, connectivity) for f in (first, second)
+    )
     bars = [_bars_by_minimum(field, connectivity) for field in (first, second)]
-    shared = sorted(key for key in one.keys() & two.keys() if key[0] == 0)
-    return _places(bars[0], bars[1], [(one[key], two[key]) for key in shared])
+    shared = sorted(key for key in first_images.keys() & second_images.keys() if key[0] == 0)
+    return _matched_bars(
+        bars[0], bars[1], [(first_images[key], second_images[key]) for key in shared]
+    )
 
 
-def _ridges_matched(first: Floats, second: Floats, connectivity: str) -> Places:
-    # Upside down the lower field of the two becomes the upper one, and the arrows turn:
-    # images of the common field, which end where bars of each field do.
+def _ridges_matched(first: Floats, second: Floats, connectivity: str) -> MatchedBars:
+    # Negation swaps the upper and the lower field and reverses the inclusions: images of the
+    # common field, which end where bars of each field do.
     common = np.maximum(first, second)
     everywhere = np.ones(common.shape, dtype=bool)
     ends = [
-        {place: key[1] for key, place in places.items() if key[0] == 0}
-        for places in (
+        {point: key[1] for key, point in images.items() if key[0] == 0}
+        for images in (
             image_persistence(common, f, everywhere, connectivity) for f in (first, second)
         )
     ]
     bars = [_bars_by_edge(field, connectivity) for field in (first, second)]
     shared = sorted(ends[0].keys() & ends[1].keys())
-    return _places(bars[0], bars[1], [(ends[0][c], ends[1][c]) for c in shared])
+    return _matched_bars(bars[0], bars[1], [(ends[0][c], ends[1][c]) for c in shared])
 
 
 def _bars_by_minimum(field: Floats, connectivity: str) -> dict[int, tuple[int, int]]:
@@ -91,7 +100,7 @@ def _bars_by_minimum(field: Floats, connectivity: str) -> dict[int, tuple[int, i
 
 
 def _bars_by_edge(field: Floats, connectivity: str) -> dict[int, tuple[int, int]]:
-    # Number of the pass -> flat indices of minimum and saddle, bars of length 0 left out.
+    # Saddle number -> flat indices of minimum and saddle, without bars of length 0.
     basins = grid_basins(field, np.ones(field.shape, dtype=bool), connectivity)
     pairs = elder_rule(basins.minima.size, basins.first, basins.second)
     births, deaths = basins.minima[pairs.ended], basins.ends[pairs.edge, 1]
@@ -101,14 +110,14 @@ def _bars_by_edge(field: Floats, connectivity: str) -> dict[int, tuple[int, int]
     return {int(edge): (int(birth), int(death)) for edge, birth, death in rows}
 
 
-def _places(
+def _matched_bars(
     first: dict[int, tuple[int, int]],
     second: dict[int, tuple[int, int]],
     pairs: list[tuple[int, int]],
-) -> Places:
+) -> MatchedBars:
     lone_first = sorted(first.keys() - {a for a, _ in pairs})
     lone_second = sorted(second.keys() - {b for _, b in pairs})
-    return Places(
+    return MatchedBars(
         _rows([first[a] for a, _ in pairs]),
         _rows([second[b] for _, b in pairs]),
         _rows([first[a] for a in lone_first]),
@@ -116,8 +125,8 @@ def _places(
     )
 
 
-def _rows(places: list[tuple[int, int]]) -> Ints:
-    return np.array(places, dtype=np.int64).reshape(-1, 2)
+def _rows(bars: list[tuple[int, int]]) -> Ints:
+    return np.array(bars, dtype=np.int64).reshape(-1, 2)
 
 
 def persistence_penalty(
@@ -130,7 +139,7 @@ def persistence_penalty(
 
 
 def signature_loss(first: Tensor, second: Tensor, *, normalize: bool = True) -> Tensor:
-    """How far two clouds disagree on the distances that make their components."""
+    """Difference of two clouds in the distances that form their components."""
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second) or len(first) < 2:
         raise ArgumentError(
             "`first` and `second` must be the same two or more points in two spaces; got "
@@ -155,7 +164,7 @@ def _greatest(cloud: Tensor, matrix: Tensor) -> Tensor:
     where = int(matrix.argmax())
     i, j = divmod(where, len(cloud))
     length: Tensor = vector_norm(cloud[i] - cloud[j])
-    # All points in one place: nothing to scale.
+    # All points coincide: nothing to scale.
     return torch.where(length > 0, length, torch.ones_like(length))
 
 
@@ -166,18 +175,18 @@ def betti_matching_loss(
     connectivity: Connectivity = "full",
     dimensions: tuple[int, ...] = (0, 1),
 ) -> Tensor:
-    """How far two planes disagree on their basins and loops, place by place."""
+    """Difference of two planes in their basins and loops, matched by location."""
     check_finite_field("first", first)
     check_finite_field("second", second)
     fields = (first.reshape(-1), second.reshape(-1))
     total = first.new_zeros(())
     for dimension in dimensions:
-        places = matched_places(first, second, dimension, connectivity)
-        parts = (places.first, places.second, places.only_first, places.only_second)
-        both_a, both_b, only_a, only_b = (
+        matched = matched_indices(first, second, dimension, connectivity)
+        parts = (matched.first, matched.second, matched.only_first, matched.only_second)
+        matched_a, matched_b, only_a, only_b = (
             torch.as_tensor(part, device=first.device) for part in parts
         )
-        a, b = fields[0][both_a], fields[1][both_b]
+        a, b = fields[0][matched_a], fields[1][matched_b]
         total = total + 2.0 * ((a - b) ** 2).sum()
         for field, only in zip(fields, (only_a, only_b), strict=True):
             bars = field[only]

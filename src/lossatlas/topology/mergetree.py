@@ -1,4 +1,4 @@
-"""Merge trees: minima, and the saddles over which their basins join."""
+"""Merge trees: minima, and the saddles at which their basins join."""
 
 import math
 from dataclasses import replace
@@ -17,7 +17,7 @@ from lossatlas.topology.basin_counts import BasinCounts, edge_words
 from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import CONNECTIVITIES, Bools, Floats, Ints
 
-_MOST_SADDLES = 12
+_MAX_SADDLES = 12
 # The saddle-minimum average distance (SMAD).
 _RISE = "mean rise to the first saddle, over all minima"
 NO_SADDLE = "no saddle: no basin meets another"
@@ -41,33 +41,32 @@ _REFERENCES = (
 class MergeTree(Result):
     """How the basins of a landscape join as the level of the loss rises.
 
-    Minima are numbered from the deepest; equal depths by flat index. Merge `i` happens at
-    saddle `i`, in order of height: the basin of minimum `ended[i]` joins the one whose
-    deepest minimum is `into[i]`. So `ended`, `saddles`, `into` are also the branches of the
-    branch decomposition (minimum, saddle, parent branch).
+    Minima are numbered from the deepest, ties by flat index. Merge `i` happens at saddle `i`,
+    in order of height: the basin of minimum `ended[i]` joins the one whose deepest minimum is
+    `into[i]`. Together, `ended`, `saddles` and `into` form the branch decomposition (minimum,
+    saddle, parent branch).
 
     Attributes:
         minima: flat index of each minimum.
-        minima_values: value there, ascending.
-        saddles: flat index of the point that joins two basins, one a merge.
+        minima_values: value at each minimum, ascending.
+        saddles: flat index of the point that joins two basins, one per merge.
         saddle_values: height of each merge, ascending.
         bridges: (merges, 2) flat indices of the edge where the basins touch.
-        ended: number of the minimum whose basin ends there.
-        into: number of the minimum whose basin goes on.
-        basins: number of the basin of each point, shaped like the field; -1 where it is not
-            finite.
-        values: the field, same shape; not finite where it is not.
-        low: least value of the field.
-        high: greatest finite value.
-        threshold: branches longer than this are no effect of the map's errors; NaN where that
-            is unknown.
-        connectivity: "full", "axis", or how the graph was made.
-        confidence: probability with which `threshold` holds; of a graph the errors given with
-            it are taken to hold.
-        why_unknown: why it is unknown which branches are certain; empty where it is known.
-        rarest_share: effects that fewer than this share of the units have cannot be
-            excluded; see `Diagram`.
-        periodic: per axis, whether its two ends touch; empty where none does.
+        ended: number of the minimum whose basin ends at each merge.
+        into: number of the minimum whose basin continues.
+        basins: number of the basin of each point, shaped like the field; -1 where not finite.
+        values: the field, same shape, with its non-finite values.
+        low: smallest value of the field.
+        high: largest finite value.
+        threshold: branches longer than this cannot be caused by the errors of the map; NaN if
+            unknown.
+        connectivity: "full", "axis", or how the graph was built.
+        confidence: probability that `threshold` holds; for a graph, the errors given with it
+            are assumed to hold.
+        why_unknown: why it is unknown which branches are certain; empty if it is known.
+        rarest_share: effects present in less than this share of the units cannot be excluded;
+            see `Diagram`.
+        periodic: per axis, whether its two ends touch; empty if none does.
 
     Examples:
         >>> from lossatlas.topology import merge_tree
@@ -106,37 +105,37 @@ class MergeTree(Result):
 
     @property
     def volumes(self) -> Ints:
-        """Number of points of each basin."""
+        """Number of points in each basin."""
         return np.bincount(self.basins[self.basins >= 0], minlength=len(self))
 
     @property
     def persistences(self) -> Floats:
-        """Length of the branch of each minimum: elder rule; +inf where it never ends."""
+        """Length of the branch of each minimum by the elder rule; +inf if it never ends."""
         lengths = np.full(len(self), np.inf)
         lengths[self.ended] = self.saddle_values - self.minima_values[self.ended]
         return lengths
 
     @property
     def certain(self) -> Bools:
-        """True where the branch of a minimum is known to be longer than the threshold.
+        """True for minima whose branch is known to be longer than the threshold.
 
-        False where it is not, and where that is unknown (see `why_unknown`).
+        False otherwise, including when the threshold is unknown (see `why_unknown`).
         """
         return self.persistences > self.threshold
 
     @property
     def on_edge(self) -> Bools:
-        """True where a minimum lies on the edge of a map; its basin may end outside of it.
+        """True for minima on the edge of a map, whose basin may extend outside it.
 
-        Axes of one or two points and periodic ones have no edge, and graphs have none.
+        Periodic axes, axes of one or two points, and graphs have no edge.
         """
         edge = np.zeros(len(self), dtype=np.bool_)
         if self.connectivity not in CONNECTIVITIES:
             return edge
-        places = self.coordinates(self.minima)
+        positions = self.coordinates(self.minima)
         for axis, size in enumerate(self.basins.shape):
             if size > 2 and not (self.periodic and self.periodic[axis]):
-                edge |= (places[:, axis] == 0) | (places[:, axis] == size - 1)
+                edge |= (positions[:, axis] == 0) | (positions[:, axis] == size - 1)
         return edge
 
     @property
@@ -154,7 +153,7 @@ class MergeTree(Result):
 
     @property
     def counted(self) -> Bools:
-        """True for the certain minima that count as basins: none on the edge of the map.
+        """True for the certain minima that count as basins: those not on the edge of the map.
 
         Of a map whose whole range is within its error the lowest one counts, wherever it lies.
         """
@@ -166,29 +165,29 @@ class MergeTree(Result):
         return self.counts.basins
 
     def coordinates(self, points: Ints) -> Ints:
-        """Grid indices of flat indices.
+        """Convert flat indices to grid indices.
 
         Args:
             points: flat indices, as in `minima` and `saddles`.
 
         Returns:
-            (points, dimensions).
+            Array of shape (points, dimensions).
         """
         return np.stack(np.unravel_index(points, self.basins.shape), axis=-1).astype(np.int64)
 
     def barrier(self, i: int, j: int) -> float:
-        """Least height that every path between two minima must reach.
+        """Lowest level at which two minima are connected.
 
         Args:
             i: number of a minimum.
-            j: number of another; equal numbers give the value at the minimum.
+            j: number of another minimum; equal numbers give the value at the minimum.
 
         Returns:
-            A level, in units of the field (subtract `minima_values[i]` for the climb from
-            `i`); +inf where points that are not finite part them.
+            A level, in units of the field (subtract `minima_values[i]` for the climb from `i`);
+            +inf if non-finite points separate them.
 
         Raises:
-            ArgumentError: no such minimum.
+            ArgumentError: there is no such minimum.
         """
         for name, minimum in (("i", i), ("j", j)):
             if not isinstance(minimum, int | np.integer) or not 0 <= minimum < len(self):
@@ -199,7 +198,7 @@ class MergeTree(Result):
         merge, parent = self._merge_of, self._parent_of
         level = float(self.minima_values[i]) if i == j else -np.inf
         while i != j:
-            # Always climb from the branch that ends first: its parent lives on above it.
+            # Always climb from the branch that ends first: its parent continues above it.
             if merge[j] < merge[i]:
                 i, j = j, i
             if merge[i] == self.ended.size:
@@ -221,10 +220,10 @@ class MergeTree(Result):
         return parent
 
     def first_saddles(self) -> Floats:
-        """Height at which the basin of each minimum first meets another.
+        """Level at which the basin of each minimum first meets another.
 
         Returns:
-            One level a minimum; +inf where it meets none.
+            One level per minimum; +inf if it meets none.
         """
         level = np.full(len(self), np.inf)
         for nodes in (self.ended, self.into):
@@ -234,26 +233,27 @@ class MergeTree(Result):
     def smad(
         self, *, weighted: bool = False, normalize: bool = False, rule: SaddleRule = "leaf"
     ) -> float:
-        """Saddle-minimum average distance: how far the field rises around a minimum.
+        """Saddle-minimum average distance: mean rise of the field from a minimum to a saddle.
 
         Args:
-            weighted: multiply each gap by the share of the points in its basin.
+            weighted: multiply each rise by the share of the points in its basin.
             normalize: divide by the range of the field.
-            rule: "leaf": every minimum against the saddle where it first meets another, the
-                deepest minimum too (Landscaper's number, on axis connectivity). "elder":
-                the length of each finite branch, that is the mean persistence.
+            rule: "leaf" takes the rise of every minimum, including the deepest, to the saddle
+                where it first meets another (Landscaper's definition, on axis connectivity).
+                "elder" takes the length of each finite branch, so the result is the mean
+                persistence.
 
         Returns:
-            The mean over the minima, in units of the field (or of its range); 0 where no
-            basin meets another.
+            The mean over the minima, in units of the field (or of its range); 0 if no basin
+            meets another.
 
         Raises:
-            UnknownNameError: an unknown rule.
+            UnknownNameError: the rule is unknown.
 
-        Source: Landscaper 1.3.1, `LossLandscape.smad`. It takes the gaps from a contour tree
-        instead, whose nodes are also the points where a superlevel set parts, and prunes it
-        in two passes that halt early on rough grids; the basins not reached are left out,
-        down to NaN for a field of three. Where all are reached and each first meets another
+        Source: Landscaper 1.3.1, `LossLandscape.smad`. It computes the rises from a contour
+        tree instead, whose nodes also include the points where a superlevel set splits, and
+        prunes it in two passes that stop early on rough grids. Basins not reached are left out,
+        down to NaN for a field of three points. If all are reached and each first meets another
         basin, the numbers are equal.
         """
         check_one_of("rule", rule, get_args(SaddleRule))
@@ -270,12 +270,12 @@ class MergeTree(Result):
 
     @property
     def mean_rise(self) -> float:
-        """`smad()`; NaN where no basin meets another, so that there is no rise to take."""
+        """`smad()`; NaN if no basin meets another, as there is no rise to average."""
         return self.smad() if self.saddles.size else math.nan
 
     @property
     def parts(self) -> int:
-        """Number of parts that points which are not finite keep apart."""
+        """Number of parts separated by non-finite points."""
         return int(np.count_nonzero(np.isposinf(self.persistences)))
 
     @property
@@ -288,7 +288,7 @@ class MergeTree(Result):
         return self.counts.headline()
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """Number of minima, the certain ones, mean depths, the saddles of certain basins."""
+        """Numbers of minima and certain minima, mean depths, and saddles of certain basins."""
         minima = _exact(len(self), "minima", MAP_COUNT, "basins of every depth")
         return (*self._certainty(), minima, *self._means(), *self._saddles())
 
@@ -334,7 +334,7 @@ class MergeTree(Result):
             return ()
         bound = number(self.threshold / 2, 2)
         why = f"right to within {bound} (95 %, all points at once)"
-        sure = np.flatnonzero(self.certain[self.ended])[::-1][:_MOST_SADDLES]
+        sure = np.flatnonzero(self.certain[self.ended])[::-1][:_MAX_SADDLES]
         return tuple(
             replace(
                 _exact(
@@ -350,7 +350,7 @@ class MergeTree(Result):
         )
 
     def details(self) -> dict[str, Any]:
-        """How many minima there are, how far the loss rises from them, what may be missed."""
+        """Number of minima, mean rise to the first saddle, and the rarest detectable effect."""
         return {
             "minima": len(self),
             "smad": self.mean_rise,
@@ -369,7 +369,7 @@ class MergeTree(Result):
             sentences.append(f"A wider span shows whether {which} {has} a basin of {own} own.")
         if self.parts > 1:
             sentences.append(
-                f"Points without a finite loss part the map into {self.parts} pieces."
+                f"Points without a finite loss split the map into {self.parts} pieces."
             )
         merges = np.flatnonzero(self.certain[self.ended])
         if not self.why_unknown and merges.size:
@@ -392,14 +392,16 @@ class MergeTree(Result):
                 "Merge tree",
                 *backends(lambda: trees.tree_chart(self, scale=scale)),
                 "How basins join as the level of the loss rises, numbered as on the map and in "
-                "the table; hollow: minima on the edge of the map, which are not counted.",
+                "the table. Hollow marks are minima on the edge of the map, which are not "
+                "counted.",
                 f"Merge tree: {minima}.",
             ),
             Figure(
                 "profile",
                 "Topological profile",
                 *backends(lambda: trees.profile_chart(self, self.values, scale=scale)),
-                "Each basin as wide as it holds points of the map; it works in any dimension.",
+                "Each basin is as wide as its number of map points; this works in any "
+                "dimension.",
                 f"Topological profile: {minima}.",
             ),
         )
@@ -409,7 +411,8 @@ def check_tree(tree: object) -> None:
     """Require a merge tree."""
     if not isinstance(tree, MergeTree):
         raise ArgumentError(
-            f"`tree` must be a MergeTree, as `merge_tree` gives; got {type(tree).__name__}."
+            "`tree` must be a MergeTree, as returned by `merge_tree`; got "
+            f"{type(tree).__name__}."
         )
 
 

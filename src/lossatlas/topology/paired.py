@@ -1,4 +1,4 @@
-"""Errors of differences: what is known about a map whose points share their examples."""
+"""Errors of differences between points of a map that share their examples."""
 
 import math
 
@@ -10,34 +10,35 @@ from lossatlas.checks import check_at_least
 from lossatlas.errors import ArgumentError
 from lossatlas.topology.field import Floats, without_mask
 
-# Of fewer skewed examples no spread holds 95 %, and one that a few of them carry is told by
-# fewer still: both by docs/studies/certainty.
+# With fewer skewed examples no spread reaches 95 % coverage, and if a few examples dominate the
+# variance, fewer still estimate it: see docs/studies/certainty for both.
 _FEWEST = 8
 _CARRIED = 2 / 3
 
 
 def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> Floats:
-    """Maps that other examples of the same kind might have given.
+    """Bootstrap maps that other samples of examples might have given.
 
-    Each example gets a random weight, the same at every point of the map, so that errors
-    which the points share stay shared (the multiplier bootstrap). The weights of a replicate
-    share a factor of Student's t, for the examples tell their own spread too. Its degrees of
-    freedom are one less than the examples, and at most 2/3 over the largest share of the
-    variance that one example carries, on average over the points: where few examples carry
-    the spread, few tell it.
+    Each example gets one random weight for all points of the map, so errors that points share
+    remain shared (the multiplier bootstrap). The weights of a replicate share a Student's t
+    factor, because the spread is itself estimated from the examples. Its degrees of freedom are
+    the number of examples minus one, and at most 2/3 divided by the largest share of the
+    variance that one example contributes, averaged over the points: if few examples dominate
+    the variance, few estimate it.
 
     Args:
-        examples: (examples, ...) loss of every example at every point. A point that is not
-            finite for some example is not finite in any replicate.
-        count: number of replicates; 200 make a threshold right to about a tenth.
-        seed: of the weights.
+        examples: (examples, ...) loss of every example at every point. A point that is
+            non-finite for some example is non-finite in every replicate.
+        count: number of replicates; 200 determine a threshold to within about 10 %.
+        seed: random seed of the weights.
 
     Returns:
-        (count, ...) maps: the mean of the examples plus an error with the covariance that
-        the examples show.
+        (count, ...) maps: the mean of the examples plus an error with their empirical
+        covariance.
 
     Raises:
-        ArgumentError: fewer than eight examples, a `count` below 1 or a `seed` below 0.
+        ArgumentError: there are fewer than eight examples, or `count` is below 1 or `seed`
+            below 0.
 
     Examples:
         >>> import numpy as np
@@ -53,7 +54,7 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
     if losses.ndim < 2 or len(losses) < _FEWEST:
         raise ArgumentError(
             f"`examples` must be losses of shape (examples, ...), of at least {_FEWEST} "
-            f"examples; got shape {losses.shape}; fewer do not tell their spread."
+            f"examples; got shape {losses.shape}; fewer do not determine their spread."
         )
     number, source = len(losses), np.random.default_rng(seed)
     weights = source.standard_normal((count, number))
@@ -66,32 +67,32 @@ def replicate_maps(examples: ArrayLike, *, count: int = 200, seed: int = 0) -> F
 
 
 def _leverage(apart: Floats) -> float:
-    # The largest share of the variance that one example carries, points counted alike.
+    # Largest share of the variance that one example contributes, averaged over the points.
     squares = (apart**2).reshape(len(apart), -1)
     total = squares.sum(axis=0)
-    known = np.isfinite(total) & (total > 0)
-    if not known.any():
+    has_variance = np.isfinite(total) & (total > 0)
+    if not has_variance.any():
         return 1.0
-    return float((squares[:, known] / total[known]).mean(axis=1).max())
+    return float((squares[:, has_variance] / total[has_variance]).mean(axis=1).max())
 
 
 def oscillation_bound(errors: Floats, confidence: float) -> float:
-    """How much the error of the difference of any two points of a map can be."""
+    """Bound on the error of the difference between any two points of a map."""
     return _quantile(np.ptp(errors, axis=1), confidence)
 
 
 def contrast_band(errors: Floats, origin: int, confidence: float) -> Floats:
-    """A bound on the error of every point's difference from one of them."""
+    """Bound on the error of every point's difference from `origin`."""
     contrasts = errors - errors[:, [origin]]
     deviation = np.sqrt(np.mean(contrasts**2, axis=0))
-    known = deviation > 0
-    shares = np.abs(contrasts[:, known]) / deviation[known]
+    has_spread = deviation > 0
+    shares = np.abs(contrasts[:, has_spread]) / deviation[has_spread]
     band: Floats = deviation * _quantile(shares.max(axis=1, initial=0.0), confidence)
     return band
 
 
 def _quantile(values: Floats, confidence: float) -> float:
-    # The least order statistic that a further replicate stays below often enough.
+    # Smallest order statistic that bounds a further replicate with this confidence.
     rank = math.ceil(confidence * (values.size + 1))
     if rank > values.size:
         need = math.ceil(confidence / (1.0 - confidence))

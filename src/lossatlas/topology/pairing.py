@@ -1,4 +1,4 @@
-"""The elder rule: which minimum ends at which pass."""
+"""The elder rule: which minimum ends at which saddle."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from lossatlas.topology.field import Ints
 
 @dataclass(frozen=True, eq=False)
 class Pairing:
-    """Merges of components, in the order in which they happen.
+    """Merges of components, in order.
 
     Attributes:
         edge: index of the edge of each merge, ascending.
-        ended: the node whose component ends there, the younger of the two elders.
-        into: the elder of the component that goes on.
+        ended: the node whose component ends at the merge, the younger of the two elders.
+        into: the elder of the component that continues.
     """
 
     edge: Ints
@@ -47,10 +47,10 @@ def elder_rule(count: int, first: Ints, second: Ints) -> Pairing:
 def _lowest_edges(count: int, u: Ints, v: Ints) -> tuple[Ints, Ints]:
     # Position of the first edge at each node (-1: none), and the node at its other end.
     lowest = np.full(count, -1, dtype=np.int64)
-    # With repeated indices the last assignment stays, so the edges are written backwards.
-    both = np.stack([u, v], axis=1)[::-1]
+    # With repeated indices the last assignment wins, so the edges are written in reverse.
+    ends = np.stack([u, v], axis=1)[::-1]
     position = np.arange(u.size)[::-1]
-    lowest[both.ravel()] = np.repeat(position, 2)
+    lowest[ends.ravel()] = np.repeat(position, 2)
     return lowest, u[lowest] + v[lowest] - np.arange(count)
 
 
@@ -61,15 +61,15 @@ def _roots(parent: Ints) -> Ints:
 
 
 def _sweep(edge: Ints, first: Ints, second: Ints, killer: Ints, attached: Ints) -> None:
-    # Edge by edge over what the rounds left; writes into `killer` and `attached`.
+    # Processes the remaining edges one by one; modifies `killer` and `attached`.
     parent = list(range(killer.size))
     for number, u, v in zip(edge.tolist(), first.tolist(), second.tolist(), strict=True):
         ends = []
         for node in (u, v):
-            here = node
-            while parent[here] != here:
-                parent[here] = here = parent[parent[here]]
-            ends.append(here)
+            root = node
+            while parent[root] != root:
+                parent[root] = root = parent[parent[root]]
+            ends.append(root)
         elder, younger = sorted(ends)
         if elder != younger:
             parent[younger] = elder
@@ -78,7 +78,7 @@ def _sweep(edge: Ints, first: Ints, second: Ints, killer: Ints, attached: Ints) 
 
 
 def _survivors(ended: Ints, killer: Ints, attached: Ints) -> Ints:
-    # The elder, at the time of each merge, of the component that was merged into.
+    # The elder, at the time of each merge, of the component that continues.
     into = attached[ended]
     while True:
         gone = (killer[into] >= 0) & (killer[into] < killer[ended])

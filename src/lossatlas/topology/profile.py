@@ -1,4 +1,4 @@
-"""The topological profile: basins as nested silhouettes, whatever the dimension."""
+"""The topological profile: basins of any dimension as nested silhouettes."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ from lossatlas.topology.simplification import simplify
 @record
 @dataclass(frozen=True, eq=False)
 class Silhouette:
-    """One basin of the profile, or the union of two below the saddle where they meet others.
+    """One basin of the profile, or the union of merged basins up to their next saddle.
 
     Attributes:
         minimum: number of its deepest minimum in `Profile.tree`.
-        center: horizontal place of its axis, in points.
-        levels: values of its points, ascending, and last the level where it ends; at
-            height `levels[k]` it is `k` points wide to either side of the center.
-        depth: how many silhouettes it lies in.
+        center: horizontal position of its axis, in points.
+        levels: values of its points, ascending, followed by the level where it ends; at height
+            `levels[k]` it extends `k` points to either side of the center.
+        depth: number of silhouettes it lies in.
 
     Examples:
         >>> part = profile([3.0, 0.0, 2.0, 1.0, 3.0]).silhouettes[1]
@@ -49,12 +49,12 @@ class Profile(Result):
     """A landscape of any dimension as nested silhouettes.
 
     Attributes:
-        silhouettes: outer ones first.
+        silhouettes: the silhouettes, outer ones first.
         tree: the merge tree they were drawn from.
 
     Examples:
-        >>> found = profile([3.0, 0.0, 2.0, 1.0, 3.0])
-        >>> [part.minimum for part in found.silhouettes]
+        >>> nested = profile([3.0, 0.0, 2.0, 1.0, 3.0])
+        >>> [part.minimum for part in nested.silhouettes]
         [0, 0, 1]
     """
 
@@ -62,7 +62,7 @@ class Profile(Result):
     tree: MergeTree
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The numbers of its merge tree."""
+        """The estimates of its merge tree."""
         return self.tree.estimates()
 
     def sentences(self) -> tuple[str, ...]:
@@ -77,20 +77,19 @@ class Profile(Result):
 def profile(
     landscape: Source, *, connectivity: Connectivity = "full", length: float | None = None
 ) -> Profile:
-    """Lay out the basins of a landscape side by side, the nested within the outer.
+    """Lay out the basins of a landscape as nested silhouettes.
 
     The width of a silhouette at a height is the number of points of its basin below that
-    height; children share the strip under their parent, the wider ones first.
+    height. Children share the strip under their parent, wider ones first.
 
     Args:
         landscape: a landscape or an array.
         connectivity: "full" or "axis".
-        length: branches not longer than this are left out; None takes the certainty
-            threshold, and leaves none out where that is unknown.
+        length: branches not longer than this are left out; None uses the certainty threshold
+            and leaves none out if it is unknown.
 
     Returns:
-        The profile: one silhouette a component at each merge, and one for each part as a
-        whole.
+        The profile: one silhouette per component at each merge, and one for each whole part.
 
     Examples:
         >>> [part.depth for part in profile([3.0, 0.0, 2.0, 1.0, 3.0]).silhouettes]
@@ -105,7 +104,7 @@ def profile(
     silhouettes: list[Silhouette] = []
     start = 0.0
     for root in sorted(roots, key=_width, reverse=True):
-        _place(root, start + _width(root), silhouettes)
+        _lay_out(root, start + _width(root), silhouettes)
         start += 2 * _width(root)
     silhouettes.sort(key=lambda shape: shape.depth)
     return Profile(tuple(silhouettes), tree)
@@ -120,7 +119,7 @@ class _Component:
 
 
 def _components(tree: MergeTree, basins: list[Floats]) -> list[_Component]:
-    # Merge by merge: below the saddle two components, above it one with all their points.
+    # At each merge: two components below the saddle, one above it with all their points.
     alive = {k: _Component(k, points, np.inf) for k, points in enumerate(basins)}
     merges = zip(tree.ended.tolist(), tree.into.tolist(), tree.saddle_values, strict=True)
     for ended, into, level in merges:
@@ -137,7 +136,7 @@ def _width(component: _Component) -> float:
     return float(component.points.size)
 
 
-def _place(root: _Component, center: float, silhouettes: list[Silhouette]) -> None:
+def _lay_out(root: _Component, center: float, silhouettes: list[Silhouette]) -> None:
     todo = [(root, center, 0)]
     while todo:
         component, middle, inside = todo.pop()

@@ -1,4 +1,4 @@
-"""Is the grid fine enough? Two rules of touching must count the same basins."""
+"""Check the grid resolution: both connectivities must count the same basins."""
 
 from numpy.typing import ArrayLike
 
@@ -11,20 +11,20 @@ from lossatlas.topology.persistence import persistence
 
 @result("resolution")
 class Resolution(Result):
-    """Basins longer than `threshold`, counted under both rules of touching.
+    """Basins longer than `threshold`, counted with both connectivities.
 
     Attributes:
-        full: where diagonal neighbors touch. Too few where a ridge lies between samples.
-        axis: where they do not. Too many where a valley runs across the grid at an angle.
+        full: count if diagonal neighbors touch; too low if a ridge lies between samples.
+        axis: count if they do not; too high if a valley is oblique to the grid.
         threshold: length above which a basin counts, in units of the field.
-        under_resolved: the two counts differ: the picture of the basins is the grid's as
-            much as the field's; take more points, or axes along the curvature.
+        under_resolved: whether the two counts differ. The basins then depend on the grid as
+            much as on the field; use more points, or axes along the curvature.
 
     Examples:
         >>> import numpy as np
         >>> valley = np.where(np.eye(6, dtype=bool), 0.1 * np.arange(6), 1.0)
-        >>> found = resolution(valley)
-        >>> found.full, found.axis, found.under_resolved
+        >>> check = resolution(valley)
+        >>> check.full, check.axis, check.under_resolved
         (1, 6, True)
     """
 
@@ -43,12 +43,12 @@ class Resolution(Result):
         return tuple(Estimate(value, why_no_error=why, name=name) for value, name, why in rows)
 
     def sentences(self) -> tuple[str, ...]:
-        """Whether the grid is too coarse for its own findings; nothing where it is not."""
+        """Whether the grid is too coarse for its basins; empty if it is not."""
         if not self.under_resolved:
             return ()
         return (
-            "The map is under-resolved: the two notions of neighborhood count "
-            f"{self.full} and {self.axis} basins; take more points.",
+            f"The map is under-resolved: the two connectivities count {self.full} and "
+            f"{self.axis} basins; use more points.",
         )
 
 
@@ -59,20 +59,20 @@ def resolution(
     confidence: float = 0.95,
     replicates: ArrayLike | None = None,
 ) -> Resolution:
-    """Count the basins that matter under both connectivities.
+    """Count the significant basins with both connectivities.
 
     Args:
         landscape: a landscape or an array.
-        floor: basins shorter than this share of the range never count.
-        confidence: of the certainty threshold; the greater of the two thresholds is used,
-            the floor alone where the errors of the map are unknown.
+        floor: basins shallower than this share of the range never count.
+        confidence: confidence of the certainty threshold. The larger of this threshold and the
+            floor is used, or the floor alone if the errors of the map are unknown.
         replicates: as for `persistence`.
 
     Returns:
-        Both counts and the verdict.
+        Both counts, and whether they differ.
 
     Raises:
-        ArgumentError: a negative `floor`, or what `persistence` refuses.
+        ArgumentError: `floor` is negative, or `persistence` rejects an argument.
 
     Examples:
         >>> resolution([3.0, 0.0, 2.0, 1.0, 3.0]).under_resolved

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from lossatlas.arrays import as_float_array
 from lossatlas.checks import is_number
 from lossatlas.errors import ArgumentError, MissingDependencyError
-from lossatlas.topology.arguments import check_degrees, read_places
+from lossatlas.topology.arguments import check_degrees, read_coordinates
 from lossatlas.topology.certainty import Certainty
 from lossatlas.topology.diagram import Diagram, make_diagram
 from lossatlas.topology.field import Floats, Ints
@@ -20,25 +20,25 @@ def rips(
     dimensions: tuple[int, ...] = (0, 1),
     reach: float = np.inf,
 ) -> Diagram:
-    """Bars of the Rips filtration: a simplex is there from its diameter on.
+    """Bars of the Vietoris-Rips filtration, where a simplex appears at its diameter.
 
-    Degree 0 is single linkage and needs no gudhi.
+    Degree 0 is single linkage and does not need gudhi.
 
     Args:
         points: (points, dimensions), finite, compared by Euclidean distance.
-        distances: in place of points, a symmetric matrix of distances.
-        dimensions: the degrees wanted.
-        reach: greatest diameter; bars alive there count as essential. A small reach makes
+        distances: a symmetric distance matrix instead of points.
+        dimensions: the homology degrees.
+        reach: maximum diameter; bars still alive at it count as essential. A small value makes
             large clouds cheap.
 
     Returns:
-        The diagram; births of degree 0 are 0; equal points add no bar.
+        The diagram. Births of degree 0 are 0; duplicate points add no bar.
 
     Raises:
-        ArgumentError: not exactly one of points and distances, a bad matrix, bad degrees, or
-            a negative reach.
-        DataError: no points, or coordinates that are not finite.
-        MissingDependencyError: a degree above 0 needs gudhi.
+        ArgumentError: not exactly one of `points` and `distances` is given, the matrix or the
+            degrees are invalid, or `reach` is negative.
+        DataError: there are no points, or coordinates are not finite.
+        MissingDependencyError: a degree above 0 is requested and gudhi is not installed.
 
     Examples:
         >>> rips([[0.0], [1.0], [3.0]], dimensions=(0,)).deaths
@@ -61,7 +61,7 @@ def rips(
 
 
 def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Floats:
-    """The distance matrix of a cloud."""
+    """Compute or validate the distance matrix of a cloud."""
     if (points is None) == (distances is None):
         raise ArgumentError("Exactly one of `points` and `distances` must be given.")
     if distances is not None:
@@ -74,7 +74,7 @@ def read_distances(points: ArrayLike | None, distances: ArrayLike | None) -> Flo
             )
         return matrix
     assert points is not None
-    cloud = read_places(points)
+    cloud = read_coordinates(points)
     if len(cloud) < 2:
         return np.zeros((1, 1))
     condensed = scipy.spatial.distance.pdist(cloud)
@@ -110,7 +110,7 @@ def _higher_bars(matrix: Floats, dimensions: list[int], reach: float) -> dict[in
 
 
 def spanning_edges(distances: Floats) -> Ints:
-    """Edges of a minimum spanning tree, by Prim's algorithm; lengths of 0 are served."""
+    """Edges of a minimum spanning tree by Prim's algorithm; lengths of 0 are supported."""
     count = len(distances)
     near, via = distances[0].copy(), np.zeros(count, dtype=np.int64)
     outside = np.ones(count, dtype=bool)

@@ -1,4 +1,4 @@
-"""Scattered points as a graph: who is a neighbor of whom, where there is no grid."""
+"""Scattered points as a neighbor graph."""
 
 from dataclasses import replace
 from typing import Literal, get_args
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from lossatlas.checks import check_at_least, check_one_of
 from lossatlas.errors import DataError
-from lossatlas.topology.arguments import read_places
+from lossatlas.topology.arguments import read_coordinates
 from lossatlas.topology.field import Floats, Ints
 from lossatlas.topology.filtration import Graph, graph
 
@@ -24,54 +24,57 @@ def scattered(
     neighbors: int | None = None,
     error: float | None = None,
 ) -> Graph:
-    """A field sampled at scattered points, as the lower star of a neighbor graph.
+    """Build the lower-star filtration of a neighbor graph of scattered points.
 
-    The graph is part of the answer: a sparser one has more minima. Its making is named in
-    `Graph.made` and carried into every result.
+    Results depend on the graph: a sparser one has more minima. `Graph.made` and every result
+    state how it was built.
 
     Args:
         points: (points, dimensions), finite. Equal points count as neighbors.
-        values: one number a point; points that are not finite, or masked, are left out.
-        method: "delaunay" (at most 3 dimensions), "knn" (nearest neighbors, made symmetric,
-            and the shortest edges that join the parts), or "auto": Delaunay up to 3
-            dimensions where the points span them, else "knn".
-        neighbors: for "knn"; default the larger of 10 and twice the dimension.
-        error: bound on the error of every value; None where it is unknown.
+        values: one number per point; non-finite or masked points are left out.
+        method: "delaunay" (at most 3 dimensions), "knn" (symmetrized nearest neighbors, plus
+            the shortest edges that connect the components), or "auto": Delaunay in up to 3
+            dimensions if the points span them, otherwise "knn".
+        neighbors: number of neighbors for "knn"; by default the larger of 10 and twice the
+            dimension.
+        error: bound on the error of every value; None if unknown.
 
     Returns:
         The filtration.
 
     Raises:
-        UnknownNameError: an unknown method.
-        ArgumentError: `neighbors` below 1.
-        DataError: no points, non-finite coordinates, another number of values, or Delaunay
-            asked of points that do not span their space.
+        UnknownNameError: the method is unknown.
+        ArgumentError: `neighbors` is below 1.
+        DataError: there are no points, coordinates are not finite, the number of values
+            differs, or "delaunay" is requested for points that do not span their space.
 
     Examples:
         >>> from lossatlas.topology import merge_tree
-        >>> found = scattered([[0.0], [1.0], [2.0], [3.0]], [0.0, 2.0, 1.0, 3.0])
-        >>> merge_tree(found).minima
+        >>> line = scattered([[0.0], [1.0], [2.0], [3.0]], [0.0, 2.0, 1.0, 3.0])
+        >>> merge_tree(line).minima
         array([0, 2])
     """
     check_one_of("method", method, get_args(NeighborMethod))
     if neighbors is not None:
         check_at_least("neighbors", neighbors, 1)
-    places = read_places(points)
-    _check_values(places, np.shape(values))
-    # Repeated points would break Delaunay and fool nearest neighbors: one stands for all.
-    distinct, first, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    coordinates = read_coordinates(points)
+    _check_values(coordinates, np.shape(values))
+    # Duplicates would break Delaunay and nearest neighbors, so one point represents them.
+    distinct, first, which = np.unique(
+        coordinates, axis=0, return_index=True, return_inverse=True
+    )
     which = which.reshape(-1)
     edges, made = _neighbor_edges(distinct, method, neighbors)
     repeated = np.flatnonzero(first[which] != np.arange(which.size))
     same = np.stack([repeated, first[which[repeated]]], axis=1)
     lower_star = graph(values, np.concatenate([first[edges], same]), error=error)
-    return replace(lower_star, made=made, points=places)
+    return replace(lower_star, made=made, points=coordinates)
 
 
 def _check_values(points: Floats, values_shape: tuple[int, ...]) -> None:
     if values_shape != points.shape[:1]:
         raise DataError(
-            f"`values` must have one number a point, shape {points.shape[:1]}; "
+            f"`values` must have one number per point, shape {points.shape[:1]}; "
             f"got shape {values_shape}."
         )
 
@@ -79,7 +82,7 @@ def _check_values(points: Floats, values_shape: tuple[int, ...]) -> None:
 def _neighbor_edges(points: Floats, method: str, neighbors: int | None) -> tuple[Ints, str]:
     count, dimensions = points.shape
     if method != "knn" and dimensions == 1:
-        # Sorted by `unique`, so the neighbors on a line are the next ones.
+        # Sorted by `unique`, so consecutive points on a line are neighbors.
         return np.stack([np.arange(count - 1), np.arange(1, count)], axis=1), "delaunay"
     if method == "delaunay" or (method == "auto" and 2 <= dimensions <= 3):
         try:
@@ -95,8 +98,8 @@ def _neighbor_edges(points: Floats, method: str, neighbors: int | None) -> tuple
 
 
 def _delaunay(points: Floats) -> Ints:
-    start, others = scipy.spatial.Delaunay(points).vertex_neighbor_vertices
-    edges = np.stack([np.repeat(np.arange(len(points)), np.diff(start)), others], axis=1)
+    start, neighbors = scipy.spatial.Delaunay(points).vertex_neighbor_vertices
+    edges = np.stack([np.repeat(np.arange(len(points)), np.diff(start)), neighbors], axis=1)
     return edges[edges[:, 0] < edges[:, 1]].astype(np.int64)
 
 
@@ -119,7 +122,7 @@ def _parts(edges: Ints, count: int) -> Ints:
 
 
 def _bridges(points: Floats, parts: Ints) -> Ints:
-    # The shortest edge out of every part but the largest: a round of Boruvka's algorithm.
+    # The shortest edge out of every component but the largest: a round of Boruvka's algorithm.
     largest = np.bincount(parts).argmax()
     bridges = []
     for part in np.unique(parts[parts != largest]):

@@ -11,18 +11,18 @@ from lossatlas.topology.mergetree import MergeTree, check_tree
 
 
 def simplify(tree: MergeTree, length: float | None = None) -> MergeTree:
-    """Cut every branch that is not longer than `length`; its basin joins its parent's.
+    """Remove every branch not longer than `length` and merge its basin into the parent's.
 
     Args:
         tree: a merge tree.
-        length: the greatest branch to cut; None takes `tree.threshold`, which leaves the
-            certain ones; where that is unknown (`tree.why_unknown`), nothing is cut.
+        length: longest branch to remove; None uses `tree.threshold`, which leaves the certain
+            ones. If it is unknown (`tree.why_unknown`), nothing is removed.
 
     Returns:
-        The smaller tree: the minima that stay, numbered anew from the deepest.
+        The smaller tree, with the remaining minima renumbered from the deepest.
 
     Raises:
-        ArgumentError: no merge tree, or a length that is not finite.
+        ArgumentError: `tree` is not a merge tree, or `length` is not finite.
 
     Examples:
         >>> len(simplify(merge_tree([3.0, 0.0, 2.0, 1.0, 3.0]), 1.5))
@@ -31,14 +31,14 @@ def simplify(tree: MergeTree, length: float | None = None) -> MergeTree:
     check_tree(tree)
     if length is None and tree.why_unknown:
         return tree
-    least = tree.threshold if length is None else length
-    check_number("length", least)
-    cut = tree.persistences <= least
-    # A parent is at least as long as its child, so what stays is closed upwards.
-    home = _kept_parents(tree, cut)
+    threshold = tree.threshold if length is None else length
+    check_number("length", threshold)
+    cut = tree.persistences <= threshold
+    # A parent is at least as long as its child, so parents of remaining branches remain.
+    target = _remaining_ancestors(tree, cut)
     number = np.cumsum(~cut) - 1
     stays = ~cut[tree.ended]
-    basins = np.where(tree.basins >= 0, number[home[tree.basins]], -1)
+    basins = np.where(tree.basins >= 0, number[target[tree.basins]], -1)
     return replace(
         tree,
         minima=tree.minima[~cut],
@@ -47,36 +47,36 @@ def simplify(tree: MergeTree, length: float | None = None) -> MergeTree:
         saddle_values=tree.saddle_values[stays],
         bridges=tree.bridges[stays],
         ended=number[tree.ended[stays]],
-        into=number[home[tree.into[stays]]],
+        into=number[target[tree.into[stays]]],
         basins=basins.astype(np.int64),
     )
 
 
-def _kept_parents(tree: MergeTree, cut: np.ndarray) -> Ints:
-    home = np.arange(len(tree))
-    # From the highest merge down: the parent's home is settled before the child asks.
+def _remaining_ancestors(tree: MergeTree, cut: np.ndarray) -> Ints:
+    target = np.arange(len(tree))
+    # From the highest merge down: the parent's target is final before the child needs it.
     for ended, into in zip(tree.ended[::-1], tree.into[::-1], strict=True):
         if cut[ended]:
-            home[ended] = home[into]
-    return home
+            target[ended] = target[into]
+    return target
 
 
 def flood_below(
     landscape: Source, length: float, *, connectivity: Connectivity = "full"
 ) -> Floats:
-    """Fill every basin that is not deeper than `length` up to the saddle where it ends.
+    """Fill every basin not deeper than `length` up to the saddle where it ends.
 
     Args:
         landscape: a landscape or an array.
-        length: the greatest bar of degree 0 to remove.
+        length: longest bar of degree 0 to remove.
         connectivity: "full" or "axis".
 
     Returns:
-        A field nowhere lower and at most `length` higher, whose bars of degree 0 are those
-        longer than `length`; NaN where it is not finite.
+        A field that is nowhere lower and at most `length` higher, whose bars of degree 0 are
+        those longer than `length`; NaN where not finite.
 
     Raises:
-        ArgumentError: a length that is not finite.
+        ArgumentError: `length` is not finite.
 
     Examples:
         >>> flood_below([3.0, 0.0, 2.0, 1.0, 3.0], 1.5)

@@ -1,4 +1,4 @@
-"""Barcodes as numbers, and the spread of numbers over repeated planes."""
+"""Scalar summaries of barcodes, and their spread over repeated planes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ def total_persistence(
     dimension: int = 0,
     essential: Essential | float = "drop",
 ) -> float:
-    """Sum of the lengths of the bars, each to a power.
+    """Sum of the lengths of the bars, each raised to a power.
 
     Args:
         diagram: a `Diagram`, or births and deaths.
@@ -32,7 +32,7 @@ def total_persistence(
         The sum (not its root).
 
     Raises:
-        ArgumentError: bad bars, or an order that is no number >= 0.
+        ArgumentError: the bars are invalid, or `order` is not a number >= 0.
 
     Examples:
         >>> total_persistence([[0.0, 2.0], [1.0, 1.5]])
@@ -50,20 +50,20 @@ def amplitude(
     dimension: int = 0,
     essential: Essential | float = "drop",
 ) -> float:
-    """Distance to the empty diagram.
+    """Wasserstein distance to the empty diagram.
 
     Args:
         diagram: a `Diagram`, or births and deaths.
-        order: of the Wasserstein distance; infinity is the bottleneck distance.
+        order: exponent of the Wasserstein distance; infinity is the bottleneck distance.
         ground: norm in the plane of births and deaths.
         dimension: the degree.
         essential: the rule for essential bars.
 
     Returns:
-        The distance; for `order` infinity and `ground` infinity half the longest bar.
+        The distance; half the longest bar if `order` and `ground` are infinity.
 
     Raises:
-        ArgumentError: bad bars, or an order or a norm below 1.
+        ArgumentError: the bars are invalid, or `order` or `ground` is below 1.
 
     Examples:
         >>> amplitude([[0.0, 2.0], [1.0, 1.5]])
@@ -71,7 +71,7 @@ def amplitude(
     """
     check_norm("order", order)
     check_norm("ground", ground)
-    # A point lies half its length, along each axis, from the nearest point of the diagonal.
+    # Along each axis a bar is half its length from the nearest point of the diagonal.
     apart = _lengths(diagram, dimension, essential) * 2.0 ** (1.0 / ground - 1.0)
     return float(np.linalg.norm(apart, order)) if apart.size else 0.0
 
@@ -83,18 +83,19 @@ def entropy(
     dimension: int = 0,
     essential: Essential | float = "drop",
 ) -> float:
-    """Shannon entropy of the shares of the bars in the total length, in nats.
+    """Persistent entropy: Shannon entropy of the bars' shares of the total length, in nats.
 
     Args:
         diagram: a `Diagram`, or births and deaths.
         normalized: divide by the logarithm of the number of bars.
         dimension: the degree.
         essential: the rule for essential bars. With "cap" the deepest basin outweighs the
-            rest; with "drop" it is not heard.
+            others; with "drop" it is ignored.
 
     Returns:
-        Between 0 and log(bars), or 0 and 1; 0 for fewer than two bars. Its exponential is
-        the effective number of bars. Shift and scale of the field do not matter.
+        A number between 0 and log(bars), or between 0 and 1 if normalized; 0 for fewer than two
+        bars. Its exponential is the effective number of bars. It is invariant to shift and
+        scale of the field.
 
     Examples:
         >>> entropy([[0.0, 2.0], [1.0, 3.0]], normalized=True)
@@ -103,10 +104,10 @@ def entropy(
     lengths = _lengths(diagram, dimension, essential)
     if lengths.size < 2:
         return 0.0
-    # In shares of the longest, for the sum of the longest floats is no float.
+    # Relative to the longest bar, because the sum of the lengths may overflow.
     shares = lengths / lengths.max()
     shares /= shares.sum()
-    # A share may underflow; x log x goes to 0 there.
+    # A share may underflow; x log x tends to 0.
     shares = shares[shares > 0]
     value = float(-(shares * np.log(shares)).sum())
     return value / float(np.log(lengths.size)) if normalized else value
@@ -115,7 +116,7 @@ def entropy(
 def statistics(
     diagram: Bars, *, dimension: int = 0, essential: Essential | float = "drop"
 ) -> dict[str, float]:
-    """Numbers that describe a barcode.
+    """Summary statistics of a barcode.
 
     Args:
         diagram: a `Diagram`, or births and deaths.
@@ -123,14 +124,14 @@ def statistics(
         essential: the rule for essential bars.
 
     Returns:
-        `count`; `total`, `entropy`, `normalized_entropy`; `mean_birth`, the mean birth
-        weighted by length; `runner_up`, the second longest bar over the longest; and of
-        the lengths and of the middles of the bars: `mean`, `median`, `sd`, `q25`, `q75`,
-        `max` (as `length_mean`, `middle_sd`, ...). Zeros without bars.
+        `count`; `total`, `entropy`, `normalized_entropy`; `mean_birth`, the mean birth weighted
+        by length; `runner_up`, the second longest bar over the longest; and `mean`, `median`,
+        `sd`, `q25`, `q75`, `max` of the lengths and the midpoints of the bars (as
+        `length_mean`, `middle_sd`, ...). Zeros without bars.
 
     Examples:
-        >>> found = statistics([[0.0, 2.0], [1.0, 1.5]])
-        >>> found["count"], found["total"], found["runner_up"]
+        >>> numbers = statistics([[0.0, 2.0], [1.0, 1.5]])
+        >>> numbers["count"], numbers["total"], numbers["runner_up"]
         (2.0, 2.5, 0.25)
     """
     bars = finite_bars(diagram, dimension, essential)
@@ -165,21 +166,22 @@ def _lengths(diagram: Bars, dimension: int, essential: Essential | float) -> np.
 
 
 def spread(repeats: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
-    """The spread of every summary over repeated planes.
+    """Mean and standard error of every summary over repeated planes.
 
     Args:
-        repeats: one mapping of numbers a plane, all with the same names (as `statistics`).
+        repeats: one mapping of numbers per plane, all with the same names (as from
+            `statistics`).
 
     Returns:
-        name -> the mean over the planes with its standard error, `samples` of them. The
-        standard deviation between planes is `stderr * sqrt(samples)`.
+        A dict from name to the mean over the planes, with its standard error and `samples`, the
+        number of planes. The standard deviation between planes is `stderr * sqrt(samples)`.
 
     Raises:
-        DataError: no planes, names that differ, or values that are no numbers.
+        DataError: there are no planes, names differ, or values are not numbers.
 
     Examples:
-        >>> found = spread([{"smad": 1.0}, {"smad": 3.0}])["smad"]
-        >>> found.value, found.stderr
+        >>> smad = spread([{"smad": 1.0}, {"smad": 3.0}])["smad"]
+        >>> smad.value, smad.stderr
         (2.0, 1.0)
     """
     planes = list(repeats) if isinstance(repeats, list | tuple) else []

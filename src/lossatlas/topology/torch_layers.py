@@ -1,7 +1,7 @@
-"""Differentiable barcodes: which entries pair is found without gradient, then gathered.
+"""Differentiable barcodes: pairs are computed without gradient, their values gathered with it.
 
-Births and deaths are entries of the field (or heights of edges, or distances), so where
-these are distinct the gradient is exact: 1 at the entry, 0 elsewhere.
+Births and deaths are entries of the field (or heights of edges, or distances), so if these are
+distinct the gradient is exact: 1 at the entry, 0 elsewhere.
 """
 
 import numpy as np
@@ -31,15 +31,15 @@ def grid_bars(
     check_one_of("essential", essential, ("drop", "cap"))
     check_finite_field("values", values)
     flat = values.reshape(-1)
-    places = torch.as_tensor(pair_places(values, dimension, connectivity), device=values.device)
+    pairs = torch.as_tensor(pair_indices(values, dimension, connectivity), device=values.device)
     if essential == "cap" and dimension == 0:
-        whole = torch.stack([flat.argmin(), flat.argmax()])[None]
-        places = torch.cat([places, whole])
-    return _long_ones(flat[places])
+        essential_bar = torch.stack([flat.argmin(), flat.argmax()])[None]
+        pairs = torch.cat([pairs, essential_bar])
+    return _positive_bars(flat[pairs])
 
 
-def pair_places(values: Tensor, dimension: int, connectivity: Connectivity) -> Ints:
-    """Flat indices of the entries that bear and end each bar."""
+def pair_indices(values: Tensor, dimension: int, connectivity: Connectivity) -> Ints:
+    """Flat indices of the entries at which each bar is born and dies."""
     if dimension == 0:
         return _merges(tensor_basins(values, connectivity))
     if dimension != 1 or values.ndim != 2:
@@ -47,10 +47,10 @@ def pair_places(values: Tensor, dimension: int, connectivity: Connectivity) -> I
             f"`dimension` must be 0, or 1 for a plane; got {dimension!r} for a field of "
             f"{values.ndim} dimensions."
         )
-    # A loop around a hill is, upside down, a basin that joins the outside.
-    turned, other = complement(values, connectivity)
-    places = _merges(tensor_basins(turned, other, torch.ones_like(turned, dtype=torch.bool)))
-    return inside(places, turned.shape)[:, ::-1].copy()
+    # A loop around a hill is a basin of the negated field that joins the outside.
+    turned, opposite = complement(values, connectivity)
+    pairs = _merges(tensor_basins(turned, opposite, torch.ones_like(turned, dtype=torch.bool)))
+    return unpadded_indices(pairs, turned.shape)[:, ::-1].copy()
 
 
 def complement(values: Tensor, connectivity: str) -> tuple[Tensor, str]:
@@ -59,14 +59,14 @@ def complement(values: Tensor, connectivity: str) -> tuple[Tensor, str]:
     return turned, {"full": "axis", "axis": "full"}[connectivity]
 
 
-def inside(places: Ints, shape: tuple[int, ...]) -> Ints:
-    """Flat indices of a padded plane as flat indices of the plane."""
-    row, column = np.divmod(places, shape[1])
+def unpadded_indices(indices: Ints, shape: tuple[int, ...]) -> Ints:
+    """Convert flat indices of a padded plane to those of the plane."""
+    row, column = np.divmod(indices, shape[1])
     return np.asarray((row - 1) * (shape[1] - 2) + column - 1)
 
 
 def graph_bars(values: Tensor, edges: Tensor, heights: Tensor | None = None) -> Tensor:
-    """Bars of degree 0 of a filtered graph, essential ones left out."""
+    """Bars of degree 0 of a filtered graph, without essential ones."""
     check_finite_field("values", values)
     if heights is not None:
         check_finite_field("heights", heights)
@@ -79,18 +79,18 @@ def graph_bars(values: Tensor, edges: Tensor, heights: Tensor | None = None) -> 
         deaths = values[_index(basins.ends[pairs.edge, 1], values)]
     else:
         deaths = heights[_index(basins.numbers[pairs.edge], values)]
-    return _long_ones(torch.stack([births, deaths], dim=1))
+    return _positive_bars(torch.stack([births, deaths], dim=1))
 
 
 def rips_bars(points: Tensor, *, dimension: int = 0) -> Tensor:
-    """Bars of the Vietoris-Rips filtration of a cloud, essential ones left out."""
+    """Bars of the Vietoris-Rips filtration of a cloud, without essential ones."""
     check_finite_field("points", points)
-    # The matrix is found in double precision, so every death is an entry of it to the bit.
+    # The matrix is in double precision, so every death equals one of its entries exactly.
     cloud = points.detach().cpu().double()
     distances = on_host(vector_norm(cloud[:, None] - cloud[None], dim=-1))
     if dimension == 0:
         deaths = _gathered(points, spanning_edges(distances))
-        return _long_ones(torch.stack([torch.zeros_like(deaths), deaths], dim=1))
+        return _positive_bars(torch.stack([torch.zeros_like(deaths), deaths], dim=1))
     bars = rips(distances=distances, dimensions=(dimension,)).bars(dimension)
     upper = np.stack(np.triu_indices(len(distances), 1), axis=1)
     lengths = distances[upper[:, 0], upper[:, 1]]
@@ -100,7 +100,7 @@ def rips_bars(points: Tensor, *, dimension: int = 0) -> Tensor:
 
 
 def edge_lengths(points: Tensor, edges: Ints) -> Tensor:
-    """Lengths of some edges of a cloud; at length 0 the gradient is 0."""
+    """Edge lengths in a cloud; at length 0 the gradient is 0."""
     return _gathered(points, edges)
 
 
@@ -115,19 +115,19 @@ def _merges(basins: Basins) -> Ints:
     return np.stack([basins.minima[pairs.ended], basins.ends[pairs.edge, 1]], axis=1)
 
 
-def _index(places: Ints, like: Tensor) -> Tensor:
-    return torch.as_tensor(places, device=like.device)
+def _index(indices: Ints, like: Tensor) -> Tensor:
+    return torch.as_tensor(indices, device=like.device)
 
 
-def _long_ones(bars: Tensor) -> Tensor:
+def _positive_bars(bars: Tensor) -> Tensor:
     return bars[bars[:, 1] > bars[:, 0]]
 
 
 def check_finite_field(argument: str, values: Tensor) -> None:
-    """Require a tensor of finite numbers, at least one."""
+    """Require a non-empty tensor of finite numbers."""
     bad = values.numel() - int(values.isfinite().sum())
     if bad or values.numel() == 0:
         raise NonFiniteError(
-            f"`{argument}` must be finite numbers; got {bad} of {values.numel()} that are "
-            "not; a differentiable barcode takes finite values alone."
+            f"`{argument}` must be finite numbers; got {bad} of {values.numel()} that are not; "
+            "differentiable barcodes support only finite values."
         )

@@ -23,21 +23,21 @@ KINDS = ("betti", "landscape", "silhouette", "image", "statistics")
 
 
 class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Turn barcodes into vectors of one length, on a range learnt from the training ones.
+    """Convert barcodes to vectors of fixed length, with ranges learned from the training set.
 
     Args:
         kind: "betti", "landscape", "silhouette", "image" or "statistics".
         dimension: degree of the bars.
-        resolution: number of levels, or of pixels a side.
+        resolution: number of levels, or of pixels per side.
         depth: number of functions of a "landscape".
         power: weight of a bar in a "silhouette": its length to this power.
         essential: the rule for essential bars ("drop", "cap", a level).
 
     Attributes:
-        births_: least and greatest birth seen by `fit`.
+        births_: smallest and largest birth seen by `fit`.
         levels_: the levels at which functions are sampled.
-        longest_: the longest bar seen by `fit`.
-        n_features_out_: length of a vector.
+        longest_: length of the longest bar seen by `fit`.
+        n_features_out_: length of the vectors.
 
     Examples:
         >>> import numpy as np
@@ -70,8 +70,8 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_at_least("resolution", self.resolution, 1)
         if not isinstance(X, Sized) or len(X) == 0:
             raise DataError("`X` must hold at least one diagram; got none.")
-        found = [finite_bars(diagram, self.dimension, self.essential) for diagram in X]
-        bars = np.concatenate([*found, np.empty((0, 2))])
+        barcodes = [finite_bars(diagram, self.dimension, self.essential) for diagram in X]
+        bars = np.concatenate([*barcodes, np.empty((0, 2))])
         low, high = (bars.min(), bars.max()) if len(bars) else (0.0, 1.0)
         births = bars[:, 0] if len(bars) else np.array([0.0, 1.0])
         self.levels_ = np.linspace(low, high, self.resolution)
@@ -81,7 +81,7 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Sequence[Bars]) -> Floats:  # noqa: N803
-        """Barcodes as rows."""
+        """Convert barcodes to rows of features."""
         check_is_fitted(self, "levels_")
         rows = [self._vector(finite_bars(d, self.dimension, self.essential)) for d in X]
         return np.array(rows, dtype=np.float64).reshape(len(rows), self.n_features_out_)
@@ -106,7 +106,7 @@ class BarcodeFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _widened(low: float, high: float, scale: float) -> tuple[float, float]:
-    # Births that are all equal (Rips, degree 0) still need pixels with an area.
+    # Pixels need a positive area even if all births are equal (Rips, degree 0).
     if high > low:
         return low, high
     return low - 0.5 * (scale or 1.0), low + 0.5 * (scale or 1.0)

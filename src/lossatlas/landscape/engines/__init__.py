@@ -1,4 +1,4 @@
-"""How the points of a map are evaluated: five ways to the same numbers."""
+"""Engines that evaluate the points of a map; all give the same numbers."""
 
 from lossatlas.arguments import guard_exports
 from lossatlas.landscape.engines.choice import ENGINES, Choice, build, choose, select

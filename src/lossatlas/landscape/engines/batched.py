@@ -1,4 +1,4 @@
-"""Many points of a small network side by side: one large product instead of many small."""
+"""Batched evaluation of a small network: one large product instead of many small ones."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +26,7 @@ _BLOCKS = 16
 
 
 class BatchedEngine(Engine):
-    """Points of a small network under `vmap`, the first layer done once for the whole map.
+    """Evaluate points of a small network under `vmap`, with one first layer for the whole map.
 
     Args:
         task: what to evaluate.
@@ -63,12 +63,13 @@ class BatchedEngine(Engine):
 
     @property
     def drawback(self) -> str | None:
-        """Why points one after another take no longer, if so."""
+        """Why evaluating points one by one is no slower, or an empty string."""
         if self.block < _FEWEST:
-            return f"{self.block} points of this network fill the cache already"
+            return f"{self.block} points of this network already fill the cache"
         if self._layer > _LAYER_BYTES:
             return (
-                f"a layer gives out {self._layer:,} bytes a point: calls cost little beside it"
+                f"a layer outputs {self._layer:,} bytes per point, which outweighs the cost of "
+                "its call"
             )
         return None
 

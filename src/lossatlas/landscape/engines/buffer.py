@@ -15,10 +15,10 @@ _PAGE = 2 << 20
 
 
 class PointBuffer:
-    """Moves a set of tensors to any point of a plane with one fused sum a direction.
+    """Moves a set of tensors to any point of a plane with one fused sum per direction.
 
     A point is always origin + a u + b v + ..., summed in that order from the origin, so its
-    bits do not depend on which points came before. All but the last sum is remembered.
+    bits do not depend on earlier points. All but the last partial sum is cached.
 
     Args:
         origin: the point with coordinates zero.
@@ -104,7 +104,7 @@ def _flat(params: Params, names: list[str], channels_last: frozenset[str]) -> Te
 
 
 def _blank(numel: int, kind: torch.dtype, device: torch.device) -> Tensor:
-    """Memory without content, in large pages where the system has them."""
+    """Uninitialized memory, in large pages if the system supports them."""
     # A point is written and read once: much of what it costs is looking up its pages.
     size = numel * torch.empty(0, dtype=kind).element_size()
     advice = getattr(mmap, "MADV_HUGEPAGE", None)

@@ -1,4 +1,4 @@
-"""Which engine evaluates a map: by rule, never by stopwatch, and never one that disagrees."""
+"""Choose the engine of a map by fixed rules, and only one that agrees with the plain loop."""
 
 import copy
 import logging
@@ -74,13 +74,13 @@ _BUILD: dict[str, Callable[[Task], Engine]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine that is ready, and what was learnt on the way to it.
+    """A validated engine, and the values computed while choosing it.
 
     Attributes:
-        engine: serves the task.
-        center: the quantities at the origin, from the origin itself, as a row of what engines
-            return.
-        seen: what the engine gave at other points, by coordinates.
+        engine: the engine.
+        center: quantities at the origin, computed from the origin itself, as a row of engine
+            output.
+        seen: engine output at other points, by coordinates.
     """
 
     engine: Engine
@@ -89,17 +89,17 @@ class Choice:
 
     @property
     def known(self) -> Known:
-        """What a map need not evaluate again."""
+        """Values that a map need not evaluate again."""
         return {**self.seen, (0.0,) * self.engine.task.plane.dimension: self.center}
 
 
 def select(task: Task, name: str, corner: Array) -> Choice:
-    """The engine to use; a fast one only if it equals the plain loop on this very task.
+    """Select the engine; a fast one only if it equals the plain loop on this task.
 
-    The rule: in place where the objective moves weights so; streaming where several copies of
-    the weights would take more than half of the free memory; folded for convolutional networks
-    in eval mode; stacked for small multilayer perceptrons and batched for other small networks;
-    plain otherwise.
+    The rule: in_place if the objective requires it; streaming if several copies of the weights
+    would take more than half of the free memory; folded for convolutional networks in eval
+    mode; stacked for small multilayer perceptrons and batched for other small networks; plain
+    otherwise.
 
     Args:
         task: what to evaluate.
@@ -217,7 +217,7 @@ def _check_plain(task: Task, slow: PlainEngine, corner: Array) -> None:
 
 
 def _check_same(task: Task, engine: PlainEngine | StreamingEngine, corner: Array) -> None:
-    # A point that comes after another one is what it is alone. Few examples tell it.
+    # A point must not depend on the point evaluated before it. A few examples show it.
     few = list(islice(task.objective.iter_batches(), _BATCHES))
     try:
         parts = few if task.objective.unit == "batches" else list(map(_some_of, few))
@@ -283,7 +283,7 @@ def choose(task: Task, name: str, corners: Array) -> str:
 
 
 def build(task: Task, name: str) -> Engine:
-    """Make an engine.
+    """Build an engine.
 
     Args:
         task: what to evaluate.
@@ -302,12 +302,14 @@ def build(task: Task, name: str) -> Engine:
     if held is None or name in {"plain", "in_place"}:
         return make(task)
     if held.directions:
-        raise ArgumentError("buffers change from point to point, which only plain serves")
+        raise ArgumentError(
+            "buffers change from point to point, which only the plain engine supports"
+        )
     return HeldEngine(task, make)
 
 
 class HeldEngine(Engine):
-    """An engine around which the model holds other buffers, the same at all points.
+    """An engine during which the model has other buffers, the same at all points.
 
     Args:
         task: what to evaluate.

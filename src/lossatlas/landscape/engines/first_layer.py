@@ -1,6 +1,6 @@
-"""The first layer of a network is affine along a plane, so its product is done once.
+"""The first layer of a network is affine along a plane, so its product is computed once.
 
-Its input is the data, which no weight reaches: W x + b with W = W0 + a U + b V is
+Its input is the data, which does not depend on the weights: W x + b with W = W0 + a U + b V is
 z0 + a z1 + b z2, where each z is one product for the whole map.
 """
 
@@ -23,7 +23,7 @@ _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class Layers:
-    """What one pass shows of a model.
+    """Layer statistics of a model from one forward pass.
 
     Attributes:
         first: names of the affine layers that read the data themselves; none where a layer is
@@ -38,7 +38,7 @@ class Layers:
 
 
 def look_at_layers(objective: Objective, batch: Batch) -> Layers:
-    """Run the model once and watch its layers."""
+    """Run the model once and record its layers."""
     data = {value.untyped_storage().data_ptr() for value in tensors(batch)}
     calls: dict[str, list[bool]] = {}
     sizes: list[int] = []

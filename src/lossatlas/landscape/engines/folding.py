@@ -23,7 +23,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @dataclass(frozen=True)
 class Fold:
-    """A convolution whose output goes straight into a BatchNorm layer."""
+    """A convolution whose output goes directly into a BatchNorm layer."""
 
     conv: str
     norm: str
@@ -68,7 +68,7 @@ def monomials(coordinates: Sequence[float], degree: int) -> list[float]:
 
 
 class FoldedPlane:
-    """The coefficients of folded weights, as an origin and directions one for each monomial.
+    """The coefficients of folded weights, as an origin and one direction per monomial.
 
     Args:
         model: gives running statistics and what the plane does not move.

@@ -1,8 +1,8 @@
-"""Models in which other weights cannot be put: points are written where the weights lie.
+"""Models whose weights cannot be replaced: points are written into the weights in place.
 
-The model runs as it is, which is all that a sharded, offloaded, compiled or foreign one can do.
-Each process moves the pieces that it holds: it draws only the rows of the directions that
-belong to them, and what it draws does not depend on how many processes there are.
+The model runs unchanged, as sharded, offloaded, compiled or foreign models require. Each
+process moves its own shards: it draws only the matching rows of the directions, and these do
+not depend on the number of processes.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ class InPlaceEngine(Engine):
     """Points written into the memory of the parameters, one after another.
 
     Weights are origin + a u + b v + ..., summed in that order from the origin. A copy of them
-    is kept and put back after every chunk, also after an error or an interrupt.
+    is restored after every chunk, also after an error or an interrupt.
 
     Args:
         task: what to evaluate.

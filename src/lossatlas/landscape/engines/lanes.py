@@ -1,7 +1,7 @@
-"""Passes side by side that stop wherever they ask for something, and are served together.
+"""Concurrent forward passes that pause at requests and are served together.
 
-Each pass has a thread of its own, but only one of them runs at any time: they take turns like
-coroutines, which code of others cannot be turned into.
+Each pass has its own thread, but only one runs at any time: they alternate like coroutines,
+which third-party code cannot be converted to.
 """
 
 import contextvars
@@ -17,11 +17,11 @@ V = TypeVar("V")
 
 
 class _Stopped(BaseException):
-    """Ends a pass that nobody waits for any more."""
+    """Ends a pass whose result is no longer needed."""
 
 
 class Lane(Generic[T, V]):
-    """A pass that waits wherever it asks for a value.
+    """A pass that pauses wherever it requests a value.
 
     Args:
         call: the pass; it is given a function name -> value to ask with.
@@ -43,19 +43,19 @@ class Lane(Generic[T, V]):
         self._thread = threading.Thread(target=context.run, args=(self._run, device))
 
     def start(self) -> None:
-        """Run until it asks for something, or ends."""
+        """Run until it requests a value, or ends."""
         self._thread.start()
         self._wait()
 
     def go_on(self, value: V) -> None:
-        """Give what was asked for, and run until it asks again, or ends."""
+        """Pass the requested value, and run until the next request or the end."""
         self.wanted = None
         self._given.append(value)
         _open(self._go)
         self._wait()
 
     def stop(self) -> None:
-        """End it at the next thing it asks for."""
+        """End it at its next request."""
         self._stop = True
         _open(self._go)
         if self._thread.ident is not None:
@@ -91,7 +91,7 @@ def in_step(
     calls: Sequence[Callable[[Callable[[str], V]], T]],
     serve: Callable[[str, list[int]], Iterator[V]],
 ) -> list[T]:
-    """Run passes side by side; what several wait for is made once for all of them.
+    """Run passes concurrently; a value that several wait for is computed once.
 
     Args:
         calls: the passes, each given a function to ask with.

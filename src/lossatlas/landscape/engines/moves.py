@@ -1,4 +1,4 @@
-"""Does the loss move with the weights? A model that keeps a copy of them draws a flat map."""
+"""Check that the loss depends on the weights: a model that caches them gives a flat map."""
 
 from functools import partial
 
@@ -14,14 +14,15 @@ from lossatlas.objective.batches import tensors
 
 
 def check_moves(task: Task, look: Array) -> None:
-    """Require that the model reads the weights it is given."""
+    """Require that the model reads the given weights."""
     if not np.array_equal(look[0], look[1], equal_nan=True) or _reads_weights(task):
         return
     first = next(iter(task.plane.origin))
     raise ModelError(
         "the loss stays the same to the bit when the weights move, and the model's outputs do "
-        f"not depend on '{first}' or the others: it seems to keep what it once made of them "
-        "(merged or cached weights); let it read them at every call, or move others by params=."
+        f"not depend on '{first}' or the others: it seems to use values derived from them "
+        "earlier (merged or cached weights); let it read them at every call, or select other "
+        "parameters with params=."
     )
 
 

@@ -1,4 +1,4 @@
-"""The plain loop: one point after another. Slow, obvious, and what the others must equal."""
+"""The plain loop: one point after another, the reference for all other engines."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ _RELEASED = 31 << 20
 
 
 class PlainEngine(Engine):
-    """Every point through the model as it is; serves any model, loss and mode.
+    """Evaluate every point with the unchanged model; supports any model, loss and mode.
 
     Args:
         task: what to evaluate.
@@ -32,7 +32,7 @@ class PlainEngine(Engine):
         self._buffer = PointBuffer(task.plane.origin, task.directions)
 
     def recall(self, unmoved: Unmoved) -> None:
-        """Let modules that give the same at every point answer from memory."""
+        """Cache modules whose output is the same at every point."""
         self._recall = Recall(self.task.objective, unmoved)
         self.memory = memory(self.task) + self._recall.memory
 
@@ -67,7 +67,7 @@ class PlainEngine(Engine):
             self.task.objective.swapped(self.weights(point), walk)
 
     def weights(self, corner: Array) -> Params:
-        """The weights of a point, with the buffers that the plane has for it."""
+        """The weights of a point, with its buffers if the plane has buffers."""
         place = corner.tolist()
         self._buffer.move_to(place)
         return self._buffer.views | dict(self.task.buffers_at(place))

@@ -1,9 +1,9 @@
-"""Modules that nothing on a plane reaches are run once a batch.
+"""Cache modules that do not change along a plane: they run once per batch.
 
-Where only some weights move (the last layers, adapters), what comes before the first of them
-gives the same at every point. No order of layers is assumed: a module none of whose parameters
-moves, and which gave the same for the same inputs at two points, answers with what it gave
-before, as long as its inputs are the same objects or equal bit for bit.
+If only some weights move (the last layers, adapters), everything before the first of them has
+the same output at every point. No order of layers is assumed: a module none of whose parameters
+moves, and whose outputs were equal for equal inputs at two points, returns its cached output as
+long as its inputs are the same objects or bitwise equal.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ _Answer = Callable[..., Any]
 
 @dataclass
 class Unmoved:
-    """Modules that give the same all over a plane.
+    """Modules whose output is the same at every point of a plane.
 
     Attributes:
         names: of the outermost ones.
@@ -107,7 +107,7 @@ def _is_plain(module: nn.Module, reached: set[int]) -> bool:
 
 
 class Watch:
-    """Finds out which modules give the same at two points.
+    """Finds the modules whose output is the same at two points.
 
     Args:
         modules: those that may, by name.
@@ -186,7 +186,7 @@ class _Call:
 
 @dataclass
 class _Module:
-    """A module that answers from memory."""
+    """A module with cached outputs."""
 
     module: nn.Module
     forward: _Answer
@@ -196,7 +196,7 @@ class _Module:
 
 
 class Recall:
-    """Lets modules answer with what they gave before.
+    """Replays the cached outputs of modules.
 
     Args:
         objective: whose modules these are.

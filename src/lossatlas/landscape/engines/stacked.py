@@ -1,8 +1,8 @@
-"""Many points of a network of linear layers: its activations get an axis of points in front.
+"""Stacked evaluation of a network of linear layers: activations get a leading points axis.
 
-What `batched` does with `vmap` for any small network, this does for multilayer perceptrons by
-hand, in half the time: the first layer is affine along the plane and done once for the map,
-the later ones are products of stacks, and everything between works on any number of axes.
+`batched` uses `vmap` for any small network; this engine is written for multilayer perceptrons
+and takes half the time. The first layer is affine along the plane and computed once for the
+map, later ones are batched products, and everything in between works on any number of axes.
 """
 
 from typing import Any, cast
@@ -35,7 +35,7 @@ _DECISIONS = frozenset(
 
 
 class StackedEngine(Engine):
-    """Points of a multilayer perceptron under a supervised loss.
+    """Evaluate points of a multilayer perceptron with a supervised loss.
 
     Args:
         task: what to evaluate; `obstacle` must have nothing against it.
@@ -106,14 +106,14 @@ class StackedEngine(Engine):
         if self._weighted:
             pairs = loss.weighted(outputs.flatten(0, 1), every)
             if pairs is None:
-                raise RuntimeError("the criterion gives only means")
+                raise RuntimeError("the criterion returns only means")
             return Weighted(*(part.view(len(here), -1) for part in pairs))
         if _classes_in_front(loss.criterion, outputs, targets):
             losses = loss.elements(outputs.mT, every.view(len(here), -1))
         else:
             losses = loss.unreduced(outputs.flatten(0, 1), every)
         if losses is None:
-            raise RuntimeError("the criterion gives only means")
+            raise RuntimeError("the criterion returns only means")
         return Weighted(losses.view(len(here), -1), losses)
 
     def _targets(self, targets: Tensor, points: int) -> Tensor:
@@ -188,12 +188,12 @@ def _rows(corners: list[dict[str, Tensor]], name: str, own: Tensor) -> Tensor:
 
 
 def obstacle(task: Task) -> str | None:
-    """What speaks against stacking, as far as can be seen without running the model."""
+    """Why stacking is impossible, as far as can be determined without running the model."""
     objective = task.objective
     if task.metrics:
-        return "metrics see one point at a time"
+        return "metrics are evaluated at one point at a time"
     if not isinstance(objective.loss, Supervised) or objective.unit != "examples":
-        return "the loss does not come as supervised(criterion) with one number an example"
+        return "the loss is not supervised(criterion) with one number per example"
     owners = {id(v) for m in objective.model.modules() for v in _own(m)}
     if any(id(value) not in owners for value in objective.model.parameters()):
         return "not all layers with weights are linear"

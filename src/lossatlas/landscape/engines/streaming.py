@@ -1,9 +1,9 @@
-"""Large models: weights of a point exist one tensor at a time, while an operation reads them.
+"""Large models: a point's weights exist one tensor at a time, while an operation reads them.
 
-Other engines hold several copies of the model. Here the model keeps its own weights, and every
-torch function that is given a parameter gets origin + a u + b v in its place, made for that one
-call. Random directions are drawn block by block, so the extra memory stays near the largest
-tensor of the model, whatever path the code takes to it (tied heads, fused attention, RNNs).
+Other engines store several copies of the model. Here the model keeps its weights, and every
+torch function called with a parameter receives origin + a u + b v instead, computed for that
+call. Random directions are drawn block by block, so the extra memory is close to the largest
+tensor of the model, however the code accesses it (tied heads, fused attention, RNNs).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _UNKNOWN = 1 << 30
 
 
 class StreamingEngine(Engine):
-    """Points of a model too large to copy.
+    """Evaluate points of a model too large to copy.
 
     Several passes (of some points, over some batches) go through the model in step: each waits
     where an operation reads a parameter, its directions are drawn once for all that wait, and
@@ -70,7 +70,7 @@ class StreamingEngine(Engine):
             if value is not here[name] and not torch.equal(value, here[name]):
                 raise ModelError(
                     "streaming maps around the model's own weights, but the plane starts "
-                    f"elsewhere ('{name}' differs); load those weights or take another engine."
+                    f"elsewhere ('{name}' differs); load those weights or use another engine."
                 )
         self._names = {id(own[name]): name for name in task.plane.origin}
         self._budget = (free_memory(task.objective.device) or _UNKNOWN) // _SHARE

@@ -1,4 +1,4 @@
-"""What an engine is asked: an objective, a plane, and metrics for the same pass."""
+"""The task of an engine: an objective, a plane, and metrics from the same forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,7 +126,7 @@ class Task:
         """The buffers of a point, where the plane has its own.
 
         Args:
-            coordinates: one number a direction.
+            coordinates: one number per direction.
 
         Returns:
             name -> tensor; empty where the model's own stay.
@@ -158,7 +158,7 @@ class Task:
             batch: on the model's device.
 
         Returns:
-            One tensor a quantity, shape (batch,) or (), or pairs of shape (batch,).
+            One tensor per quantity, shape (batch,) or (), or pairs of shape (batch,).
         """
         return self.objective.measure_all(batch, self.metrics)
 
@@ -180,7 +180,7 @@ class Task:
 
         Args:
             moments: the sums.
-            measured: one tensor a quantity; for a slice with an axis of points in front.
+            measured: one tensor per quantity; for a slice with an axis of points in front.
             batch: what was measured.
             points: which points, or which one.
         """

@@ -1,4 +1,4 @@
-"""What a pass holds wherever it reads a parameter: may others run there meanwhile?"""
+"""What a pass stores while it reads a parameter, to decide whether others may run meanwhile."""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
