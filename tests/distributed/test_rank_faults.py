@@ -53,7 +53,7 @@ def test_a_map_goes_on_with_fewer_points_where_one_process_lacks_memory(two, eng
         assert first[name] == second[name]
     (values, notes), (truth, none) = first["once"], first["whole"]
     np.testing.assert_allclose(values, truth, rtol=1e-6)
-    assert "Memory ran out once; from then on" in " ".join(notes)
+    assert "Memory ran out once; after that" in " ".join(notes)
     assert not any("Memory" in note for note in none)
 
 
@@ -74,7 +74,7 @@ def test_a_map_of_a_sharded_model_goes_on_with_fewer_points_on_all(two, kind):
     assert first["once"] == second["once"]
     (values, notes), (truth, none) = first["once"], first["whole"]
     assert values == truth
-    assert "Memory ran out once; from then on" in " ".join(notes)
+    assert "Memory ran out once; after that" in " ".join(notes)
     assert not any("Memory" in note for note in none)
     (told, words, of_memory), (own, *_) = first["twice"], second["twice"]
     assert (told, own, of_memory) == ("RankMemoryError", "OutOfMemoryError", True)
