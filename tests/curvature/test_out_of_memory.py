@@ -67,7 +67,9 @@ def test_a_map_goes_on_with_fewer_points_at_once(objective, monkeypatch, error):
     found = la.map_plane(objective, plane, **options)
     np.testing.assert_allclose(found.values, whole.values, rtol=1e-6)
     assert sum(size > 20 for size in sizes) == 1
-    assert "Memory ran out once; after that, 16 points were evaluated at a time" in " ".join(found.notes)
+    assert "Memory ran out once; after that, 16 points were evaluated at a time" in " ".join(
+        found.notes
+    )
 
 
 def test_a_map_that_fails_twice_keeps_what_is_done(objective, monkeypatch, tmp_path):

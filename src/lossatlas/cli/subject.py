@@ -118,7 +118,7 @@ def _own_subject(settings: SubjectSettings, spec: str) -> Subject:
                 "leave one out."
             )
     make = find_factory("objective", spec)
-    with wrap_errors(f"`objective`: '{spec}'", "look at its code.", ArgumentError):
+    with wrap_errors(f"`objective`: '{spec}'", "check its code.", ArgumentError):
         own = make()
     if not isinstance(own, Objective):
         raise ArgumentError(

@@ -99,8 +99,8 @@ def split_statistics(points: Sequence[Params]) -> tuple[list[Params], list[Param
     if any(has_statistics) and not all(has_statistics):
         raise StructureError(
             f"checkpoint {has_statistics.index(False) + 1} has no running statistics but "
-            "another does; pass full state dicts (model.state_dict()) for all, or parameters for "
-            "all."
+            "another does; pass full state dicts (model.state_dict()) for all, or parameters "
+            "for all."
         )
     if not all(isinstance(point, Mapping) for point in points):
         return list(points), [{} for _ in points]

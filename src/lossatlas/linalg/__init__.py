@@ -1,1 +1,1 @@
-"""Mathematics that knows no network."""
+"""Linear algebra and statistics that do not depend on networks."""

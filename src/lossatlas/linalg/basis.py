@@ -1,4 +1,4 @@
-"""A growing orthonormal basis of flat vectors, kept in panels of rows."""
+"""A growing orthonormal basis of flat vectors, stored in panels of rows."""
 
 import math
 from collections.abc import Iterator
@@ -23,10 +23,11 @@ class Basis:
     """Rows of one growing matrix of shape (rows, n).
 
     Args:
-        first: its first vector, shape (n,), of length 1; sets the type and device of vectors.
-        dtype: how rows are kept; as vectors are by default. Another type rounds them.
-        device: where rows are kept; where vectors are by default.
-        max_rows: rows at most, where that is known beforehand.
+        first: its first vector, shape (n,), of length 1; determines dtype and device of
+            vectors.
+        dtype: dtype of stored rows; that of the vectors by default. Another dtype rounds them.
+        device: device of stored rows; that of the vectors by default.
+        max_rows: maximum number of rows, if known in advance.
     """
 
     def __init__(
@@ -54,29 +55,29 @@ class Basis:
 
     @property
     def is_plain(self) -> bool:
-        """Whether rows are kept as vectors are, so that nothing has to be converted."""
+        """Whether rows have the dtype and device of vectors, so that nothing is converted."""
         return self.kept_dtype == self.dtype and self.kept_device == self.device
 
     def cut(self, rows: int) -> None:
-        """Forget all vectors but the first ones."""
+        """Drop all vectors but the first ones."""
         self._filled = min(self._filled, rows)
 
     def append(self, vector: Tensor) -> None:
-        """Take in one more vector."""
-        place, row = divmod(self._filled, self._rows)
-        if place == len(self._panels):
+        """Append a vector."""
+        panel_index, row = divmod(self._filled, self._rows)
+        if panel_index == len(self._panels):
             rows = min(self._rows, max(self.max_rows - self._filled, 1))
             self._panels.append(
                 torch.empty(rows, self.size, dtype=self.kept_dtype, device=self.kept_device)
             )
-        self._panels[place][row] = vector
+        self._panels[panel_index][row] = vector
         self._filled += 1
 
     def panels(self) -> list[Tensor]:
         """The filled rows."""
         used = self._panels[: math.ceil(self._filled / self._rows)]
-        rest = self._filled - self._rows * (len(used) - 1)
-        return [*used[:-1], used[-1][:rest]]
+        filled = self._filled - self._rows * (len(used) - 1)
+        return [*used[:-1], used[-1][:filled]]
 
     def _blocks(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         # Columns of rows, as vectors are. Long sums are taken in parts, which rounds less.
@@ -88,15 +89,15 @@ class Basis:
             yield columns, part
 
     def _products(self, rows: Tensor, vector: Tensor) -> Tensor:
-        first, *others = (part @ vector[columns] for columns, part in self._blocks(rows))
-        return torch.stack([first, *others]).sum(0) if others else first
+        first, *parts = (part @ vector[columns] for columns, part in self._blocks(rows))
+        return torch.stack([first, *parts]).sum(0) if parts else first
 
     def dot(self, index: int, vector: Tensor) -> float:
         """The inner product of a row and a vector."""
         return float(self._products(self[index], vector))
 
     def square(self, index: int) -> float:
-        """The squared length of a row, which rounding puts off 1."""
+        """The squared length of a row, which differs from 1 by rounding."""
         parts = [row.square().sum() for _, row in self._blocks(self[index])]
         return float(torch.stack(parts).sum())
 
@@ -106,7 +107,7 @@ class Basis:
             vector[columns].add_(row, alpha=alpha)
 
     def remove(self, vector: Tensor) -> list[Tensor]:
-        """Take what lies in the span away from a vector, in place; its coefficients."""
+        """Remove the component in the span from a vector, in place; return its coefficients."""
         parts = []
         for panel in self.panels():
             parts.append(self._products(panel, vector))
@@ -115,17 +116,17 @@ class Basis:
         return parts
 
     def orthogonalised(self, vector: Tensor) -> tuple[Tensor, float, Array]:
-        """What a vector has outside the span; a second pass where the first took much away."""
-        taken = np.zeros(len(self))
+        """Component of a vector outside the span; two passes if the first removed much."""
+        coefficients = np.zeros(len(self))
         for _ in range(3):
             # One copy to the host a pass: the coefficients and the length of what is left.
-            told = torch.cat([*self.remove(vector), vector_norm(vector)[None]])
-            *part, after = as_floats(told)
-            taken += part
+            removed = torch.cat([*self.remove(vector), vector_norm(vector)[None]])
+            *part, after = as_floats(removed)
+            coefficients += part
             # By Pythagoras: a pass over a few numbers in place of one over the whole vector.
             if after > _KEPT * math.hypot(after, float(np.linalg.norm(part))):
                 break
-        return vector, float(after), taken
+        return vector, float(after), coefficients
 
     def coefficients(self, vector: Tensor, begin: int = 0) -> Array:
         """The inner products of a vector with the basis."""
@@ -133,31 +134,31 @@ class Basis:
         return as_floats(torch.cat(parts)[begin % self._rows :])
 
     def combine(self, coefficients: Array) -> Tensor:
-        """Vectors given by their coefficients."""
+        """Linear combinations of the basis vectors."""
         weights = self._weights(coefficients)
         total = torch.zeros(len(weights), self.size, dtype=self.dtype, device=self.device)
-        for place, panel in enumerate(self.panels()):
-            part = weights[:, place * self._rows : place * self._rows + len(panel)]
+        for panel_index, panel in enumerate(self.panels()):
+            part = weights[:, panel_index * self._rows : panel_index * self._rows + len(panel)]
             for columns, rows in self._blocks(panel[: part.shape[1]]):
                 total[:, columns].addmm_(part, rows)
         return total
 
     def rotate(self, coefficients: Array, *, trim: bool = True) -> None:
-        """Turn the basis into combinations of its vectors, in place.
+        """Replace the basis by combinations of its vectors, in place.
 
         Args:
             coefficients: shape (rows, count), a column for each combination.
-            trim: give panels back that are no longer filled.
+            trim: release panels that are no longer filled.
         """
         count, rows = coefficients.shape[1], coefficients.shape[0]
         weights, panels = self._weights(coefficients), self.panels()
         # A block of columns is read as a whole before its new rows are written over it.
         for first in range(0, self.size, _COLUMNS):
             columns = slice(first, first + _COLUMNS)
-            held = torch.cat([panel[:, columns] for panel in panels])[:rows]
-            turned = weights @ held.to(weights)
-            for place, panel in enumerate(panels):
-                part = turned[place * self._rows : (place + 1) * self._rows]
+            block = torch.cat([panel[:, columns] for panel in panels])[:rows]
+            turned = weights @ block.to(weights)
+            for panel_index, panel in enumerate(panels):
+                part = turned[panel_index * self._rows : (panel_index + 1) * self._rows]
                 panel[: len(part), columns] = part
         if trim:
             self._panels = self._panels[: math.ceil(count / self._rows)]
@@ -170,13 +171,13 @@ class Basis:
 
 
 def as_floats(values: Tensor) -> Array:
-    """Numbers on the host; not every device knows float64."""
+    """Convert to float64 on the host; not every device supports float64."""
     floats: Array = values.cpu().double().numpy()
     return floats
 
 
 def panel_rows(size: int, dtype: torch.dtype) -> int:
-    """How many rows of this length are allocated at once."""
+    """Number of rows of this length allocated at once."""
     return max(1, min(ROWS, _PANEL // max(size * dtype.itemsize, 1)))
 
 

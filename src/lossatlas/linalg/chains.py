@@ -1,4 +1,4 @@
-"""Means of correlated series: several chains, their errors, and whether they mixed."""
+"""Means of Markov chains with their errors, and a mixing check."""
 
 import math
 from dataclasses import replace
@@ -23,15 +23,15 @@ _ROUNDING = 1e-6
 
 
 def subtract_control(series: Array, controls: Array) -> tuple[Array, float]:
-    """A series less its regression on a control variate of mean zero.
+    """Subtract from a series its regression on a control variate of mean zero.
 
     Args:
-        series: what the mean is asked of, shape (chains, draws).
+        series: the series, shape (chains, draws).
         controls: the control variate, same shape.
 
     Returns:
-        A series with the same mean and less variance, and the correlation time of the
-        controls; the series itself and 0 where there are too few batch means.
+        A series with the same mean and less variance, and the correlation time of the controls;
+        the series itself and 0 if there are too few batch means.
     """
     _, count = _batches(series)
     if count * len(series) < _CONTROLLED:
@@ -46,14 +46,15 @@ def subtract_control(series: Array, controls: Array) -> tuple[Array, float]:
 
 
 def mean_of_chains(series: Array, control_time: float = 0.0) -> tuple[Estimate, bool]:
-    """The mean over chains with its error by batch means, and whether the chains mixed.
+    """The mean over chains with its batch-means error, and whether the chains mixed.
 
     Args:
         series: shape (chains, draws).
         control_time: correlation time of a control variate that was subtracted; 0 for none.
 
     Returns:
-        Mean with its error, NaN with the reason where chains did not mix, and whether they did.
+        The mean with its error, or NaN and the reason if the chains did not mix, and whether
+        they did.
     """
     chains, draws = series.shape
     mean, scatter = float(series.mean()), float(series.std())
@@ -63,12 +64,12 @@ def mean_of_chains(series: Array, control_time: float = 0.0) -> tuple[Estimate, 
     if count < 2:
         why = (
             f"the chains did not mix: losses are correlated over {time:.0f} of {draws:,} "
-            "draws; take more `draws` or a larger `localization`"
+            "draws; use more `draws` or a larger `localization`"
         )
         return Estimate(math.nan, samples=chains, why_no_error=why), False
     kept = _batch_means(series, count)
     if _disagree(kept):
-        why = "the chains did not mix: they differ by more than chance; take more `draws`"
+        why = "the chains did not mix: they differ by more than chance; use more `draws`"
         return Estimate(math.nan, samples=chains, why_no_error=why), False
     found = mean_of(kept.ravel(), products=series.size)
     away = kept.ravel() - found.value

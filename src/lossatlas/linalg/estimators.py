@@ -1,4 +1,4 @@
-"""Numbers with their standard errors: means of samples, the jackknife, random signs."""
+"""Estimates with standard errors: sample means, the jackknife, random signs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def mean_of(samples: Sequence[float] | Array, products: int = 0) -> Estimate:
     values = np.asarray(samples, dtype=np.float64)
     if len(values) < 2:
         value = float(values[0]) if len(values) else math.nan
-        why = f"a spread needs two samples; there is {len(values)}"
+        why = f"a standard error needs two samples; there is {len(values)}"
         return Estimate(value, math.nan, products, len(values), why_no_error=why)
     error = float(values.std(ddof=1) / math.sqrt(len(values)))
     return Estimate(float(values.mean()), error, products, len(values))
@@ -64,11 +64,11 @@ def rademacher(size: int, seed: int, like: Tensor) -> Tensor:
 
 
 def quantile(level: float, samples: int) -> float:
-    """How many standard errors a two-sided interval reaches (Student's t).
+    """Half-width of a two-sided Student's t interval, in standard errors.
 
     Args:
         level: its coverage, between 0 and 1.
-        samples: how many the error comes from.
+        samples: number of samples behind the error.
 
     Returns:
         A factor; 1.96 for 95 % and many samples, NaN for fewer than two.

@@ -1,4 +1,4 @@
-"""Both ends of a spectrum: when a Krylov space knows enough of them."""
+"""Both ends of a spectrum: when a Krylov space has converged to them."""
 
 import math
 
@@ -18,29 +18,30 @@ _SPARE, _FREELY = 8, 4 * 2**20
 def converge(
     lanczos: Lanczos, *, top: int, bottom: int, tolerance: float, limit: int
 ) -> tuple[Ritz, bool]:
-    """Take products until both ends of the spectrum are known well enough.
+    """Extend a Lanczos run until both ends of the spectrum have converged.
 
-    An eigenvalue at the top is known when its bound is at most `tolerance` times itself, one
-    at the bottom when its bound is at most `tolerance` times the spectral radius (a bottom
-    near zero has no relative error worth its price). A tolerance above 0.01 works as 0.01.
-    Products carry noise, so a bound of eps^(2/3) times the spectral radius (2.4e-5 of it in
-    float32) is enough for any: a small eigenvalue beside a large one is known no better.
+    An eigenvalue at the top has converged if its bound is at most `tolerance` times itself, one
+    at the bottom if its bound is at most `tolerance` times the spectral radius (a small
+    relative error near zero would cost too much). A tolerance above 0.01 is treated as 0.01.
+    Because products are noisy, a bound of eps^(2/3) times the spectral radius (2.4e-5 of it in
+    float32) suffices for any: a small eigenvalue cannot be determined better next to a large
+    one.
 
-    The bound is the residual: the error is mostly far smaller, about its square, but nothing
-    short of all eigenvalues proves that. Bounds certify that eigenvalues are there, not that
-    none is missing: a run from one random start can stop before it sees one that lies close
-    to others. On small networks that happened in about one run of a hundred at the top and of
-    fifty at the bottom for 1e-3, in one of twenty for 0.01.
+    The bound is the residual: the error is usually much smaller, about its square, but proving
+    that would require all eigenvalues. Bounds certify that eigenvalues exist, not that none is
+    missing: a run from one random start can stop before it finds one close to others. On small
+    networks this happened in about one of 100 runs at the top and one of 50 at the bottom for
+    1e-3, and in one of 20 for 0.01.
 
     Args:
         lanczos: extended in place.
-        top: how many of the largest.
-        bottom: how many of the smallest.
+        top: number of largest eigenvalues.
+        bottom: number of smallest eigenvalues.
         tolerance: as above.
-        limit: products at most. The run restarts at the rows that its storage gives it.
+        limit: maximum number of products. The run restarts when its storage is full.
 
     Returns:
-        What is known, and whether its bounds are within the tolerance as above.
+        The Ritz values, and whether their bounds are within the tolerance as above.
 
     Raises:
         NonFiniteError: a product is NaN or infinite.
@@ -49,7 +50,7 @@ def converge(
     rows = lanczos.storage.rows or lanczos.size
     while True:
         now = lanczos.ritz(bare=True)
-        if lanczos.exhausted or _known(lanczos, now, top, bottom, tolerance):
+        if lanczos.exhausted or _has_converged(lanczos, now, top, bottom, tolerance):
             ritz = lanczos.ritz()
             wanted = _wanted(lanczos, ritz, top, bottom, tolerance)
             reached = within(lanczos, ritz, top=top, bottom=bottom, tolerance=tolerance)
@@ -60,14 +61,18 @@ def converge(
         if lanczos.products >= limit:
             return lanczos.ritz(), False
         if lanczos.steps >= rows:
-            lanczos.restart(_kept(lanczos, now, top=top, bottom=bottom, tolerance=tolerance))
+            lanczos.restart(
+                _restart_values(lanczos, now, top=top, bottom=bottom, tolerance=tolerance)
+            )
         # Solving T anew costs more as it grows; asking less often keeps it a small share.
         more = min(1 + lanczos.steps // 40, rows - lanczos.steps)
         if not lanczos.extend_within_memory(min(more, limit - lanczos.products)):
             # The next smaller basis is tried once.
             rows = max(least_rows(top + bottom), lanczos.steps)
             now = lanczos.ritz(bare=True)
-            lanczos.restart(_kept(lanczos, now, top=top, bottom=bottom, tolerance=tolerance))
+            lanczos.restart(
+                _restart_values(lanczos, now, top=top, bottom=bottom, tolerance=tolerance)
+            )
             lanczos.extend()
 
 
@@ -83,30 +88,30 @@ def least_rows(wanted: int) -> int:
     return wanted + 3
 
 
-def _kept(
+def _restart_values(
     lanczos: Lanczos, ritz: Ritz, *, top: int, bottom: int, tolerance: float
 ) -> list[int]:
     # The ends and a few vectors beside them, more as ends are known: they serve what is next.
-    known = ritz.residuals <= _wanted(lanczos, ritz, top, bottom, min(tolerance, _LOOSEST))
+    converged = ritz.residuals <= _wanted(lanczos, ritz, top, bottom, min(tolerance, _LOOSEST))
     size = len(ritz.values)
     upper, lower = list(range(size))[::-1], list(range(size))
     ends = upper[:top] + lower[:bottom]
-    more = 2 + int(known[ends].sum())
+    more = 2 + int(converged[ends].sum())
     above = top + (more if not bottom else (more + 1) // 2 if top else 0)
     below = bottom + (more if not top else more // 2 if bottom else 0)
     beside: list[int] = []
     if lanczos.starts[-1]:
         # What the last of several runs has seen tells what can still hide.
-        own = np.flatnonzero((ritz.vectors[lanczos.starts[-1] :] ** 2).sum(0) > 0.5)
-        beside = own[[0, -1]].tolist() if len(own) else []
-    places = dict.fromkeys([*ends, *beside, *upper[:above], *lower[:below]])
-    return list(places)[: max(lanczos.steps - 2, 1)]
+        last_run = np.flatnonzero((ritz.vectors[lanczos.starts[-1] :] ** 2).sum(0) > 0.5)
+        beside = last_run[[0, -1]].tolist() if len(last_run) else []
+    chosen = dict.fromkeys([*ends, *beside, *upper[:above], *lower[:below]])
+    return list(chosen)[: max(lanczos.steps - 2, 1)]
 
 
 def reached_ends(
     lanczos: Lanczos, ritz: Ritz, reached: bool, *, top: int, bottom: int, tolerance: float
 ) -> tuple[bool, bool]:
-    """Which end of a spectrum is known within the tolerance."""
+    """Which ends of a spectrum are within the tolerance."""
     if reached:
         return True, True
     near = ritz.bounds <= _wanted(lanczos, ritz, top, bottom, tolerance)
@@ -119,7 +124,9 @@ def within(lanczos: Lanczos, ritz: Ritz, *, top: int, bottom: int, tolerance: fl
     return bool(np.all(ritz.bounds <= _wanted(lanczos, ritz, top, bottom, tolerance)))
 
 
-def _known(lanczos: Lanczos, ritz: Ritz, top: int, bottom: int, tolerance: float) -> bool:
+def _has_converged(
+    lanczos: Lanczos, ritz: Ritz, top: int, bottom: int, tolerance: float
+) -> bool:
     wanted = _wanted(lanczos, ritz, top, bottom, min(tolerance, _LOOSEST))
     fresh = len(lanczos.starts) > 1
     enough = bool(np.all(ritz.residuals <= wanted))
@@ -144,10 +151,10 @@ def _hides_more(lanczos: Lanczos, ritz: Ritz, top: int, bottom: int) -> bool:
     *_, before, start = lanczos.starts
     begun = lanczos.steps > start
     last = slice(start, None) if begun else slice(before, start)
-    own = np.flatnonzero((ritz.vectors[last] ** 2).sum(0) > 0.5)
-    if not len(own):
+    last_run = np.flatnonzero((ritz.vectors[last] ** 2).sum(0) > 0.5)
+    if not len(last_run):
         return True
-    ends, eps = own[[0, -1]], torch.finfo(lanczos.basis.dtype).eps
+    ends, eps = last_run[[0, -1]], torch.finfo(lanczos.basis.dtype).eps
     if begun and np.all(ritz.residuals[ends] <= math.sqrt(eps) * lanczos.scale):
         return False
     if begun and lanczos.run_products < _LOOK:

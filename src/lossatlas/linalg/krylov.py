@@ -30,13 +30,14 @@ _SMALL = 64
 
 @dataclass(frozen=True)
 class Storage:
-    """How a Krylov basis is kept.
+    """Storage of a Krylov basis.
 
     Attributes:
-        rows: size of T that memory holds, at which runs for eigenvalues restart; None for any.
-        dtype: type of its rows; that of vectors by default.
-        device: where they are; where vectors are by default.
-        ran_out: whether memory ran out, here or on another process that takes the same steps.
+        rows: largest size of T that fits in memory, at which eigenvalue runs restart; None for
+            no limit.
+        dtype: dtype of its rows; that of the vectors by default.
+        device: device of its rows; that of the vectors by default.
+        ran_out: whether memory ran out, on this or another process of the group.
     """
 
     rows: int | None = None
@@ -52,17 +53,17 @@ class Storage:
 
 @dataclass(frozen=True)
 class Ritz:
-    """What a Krylov space knows about a spectrum.
+    """Ritz values of a Krylov space, with error bounds.
 
     Attributes:
         values: Ritz values, ascending, shape (steps,).
         residuals: |H y - value * y| of each, same units.
-        bounds: an eigenvalue lies within this of each value: the residual and the noise of
-            products (rounding, and how far they were seen to be from those of a symmetric
-            matrix). The error is often far smaller, about residual^2 / gap (Kato-Temple), but
-            no gap is certain: two eigenvalues closer than their residual look like one.
+        bounds: each value has an eigenvalue within this distance: the residual plus the noise
+            of products (rounding and measured asymmetry). The error is often much smaller,
+            about residual^2 / gap (Kato-Temple), but no gap is certain: two eigenvalues closer
+            than their residual look like one.
         weights: squared first components, which sum to 1: the weights of Gauss quadrature. NaN
-            after a restart, which forgets a part of the first vector.
+            after a restart, which drops part of the first vector.
         vectors: coefficients over the basis, shape (steps, steps), a column for each value.
     """
 
@@ -78,15 +79,14 @@ class Lanczos:
 
     T is tridiagonal; after a restart its first rows are Ritz values, each coupled to the vector
     that follows them. Every new vector is orthogonalised against the whole basis, and a second
-    time where the first pass took much away. Where the space is exhausted (low rank,
-    eigenvalues that occur several times), it goes on from a fresh random vector orthogonal to
-    it.
+    time if the first pass removed much. If the space is exhausted (low rank, multiple
+    eigenvalues), the run continues from a new random vector orthogonal to it.
 
     Args:
-        apply: v -> H v for a symmetric H, on flat vectors; called with rows as they are kept.
-        start: any vector of shape (n,) but zero; its type and device are those of vectors.
-        generator: where fresh vectors are drawn from, on the device of `start`.
-        storage: how the basis is kept (`Storage`); as vectors are by default.
+        apply: v -> H v for a symmetric H, on flat vectors; called with rows as stored.
+        start: any nonzero vector of shape (n,); determines dtype and device of vectors.
+        generator: random generator of new vectors, on the device of `start`.
+        storage: storage of the basis (`Storage`); like the vectors by default.
 
     Source: Lanczos 1950; full reorthogonalisation as in Parlett, The Symmetric Eigenvalue
         Problem, ch. 13; restarts: Wu and Simon, SIAM J. Matrix Anal. Appl. 22 (2000).
@@ -131,22 +131,22 @@ class Lanczos:
 
     @property
     def steps(self) -> int:
-        """The size of T: products taken so far, less those that restarts gave up."""
+        """The size of T: products so far, minus those dropped by restarts."""
         return len(self.alpha)
 
     @property
     def exhausted(self) -> bool:
-        """Whether the basis spans everything."""
+        """Whether the basis spans the whole space."""
         return self.steps >= self.size
 
     @property
     def asymmetry(self) -> float:
-        """How far products were seen to be from those of a symmetric matrix, relative."""
+        """Measured relative asymmetry of the products."""
         return self._most_stray / self.scale if self.scale else 0.0
 
     @property
     def rounding(self) -> float:
-        """What products are rounded by, as a share of the largest eigenvalue."""
+        """Rounding error of products, relative to the largest eigenvalue."""
         return 3 * self._eps
 
     @property
@@ -154,23 +154,23 @@ class Lanczos:
         return _ROUNDING * torch.finfo(self.basis.dtype).eps
 
     def extend(self, steps: int = 1) -> None:
-        """Take further products."""
+        """Compute further products."""
         for _ in range(min(steps, self.size - self.steps)):
             self._step()
 
     def extend_within_memory(self, steps: int) -> bool:
-        """Take further products, unless memory runs out.
+        """Compute further products, unless memory runs out.
 
         Args:
-            steps: how many.
+            steps: number of products.
 
         Returns:
-            False where memory ran out: the space is then as it was before that product, on
-            all processes that take the same steps.
+            False if memory ran out; the space is then as before that product, on all processes
+            of the group.
 
         Raises:
-            MemoryError: it ran out before, or within the first step.
-            RuntimeError: the same as torch says it, or another error.
+            MemoryError: memory ran out earlier, or within the first step.
+            RuntimeError: the same as reported by torch, or another error.
         """
         for _ in range(min(steps, self.size - self.steps)):
             undo = self._undo()
@@ -219,15 +219,15 @@ class Lanczos:
         coupled = self.beta[-1] if self.beta else 0.0
         if coupled:
             basis.add_to(image, place - 1, -coupled)
-        image, rest, taken = basis.orthogonalised(image)
+        image, rest, removed = basis.orthogonalised(image)
         if place == len(self.couplings) and place:
-            taken[:place] -= self.couplings
-        self._strays.append(taken)
-        self._most_stray = max(self._most_stray, float(np.linalg.norm(taken)))
+            removed[:place] -= self.couplings
+        self._strays.append(removed)
+        self._most_stray = max(self._most_stray, float(np.linalg.norm(removed)))
         reach = math.hypot(alpha, coupled, rest)
         if not math.isfinite(reach):
             raise NonFiniteError(
-                f"product {self.products} with a curvature matrix is not finite: look for "
+                f"product {self.products} with a curvature matrix is not finite: check for "
                 "infinite curvature (a square root or a norm at zero) or overflow."
             )
         self.scale = max(self.scale, reach)
@@ -237,7 +237,7 @@ class Lanczos:
         else:
             self.beta.append(0.0)
             self._dropped = max(self._dropped, 0.0 if self.exhausted else rest)
-            self._begin_anew()
+            self._start_new_run()
 
     def _go_on(self, image: Tensor, rest: float) -> None:
         # A first weak coupling is the end of a run as well: what follows was mostly rounding.
@@ -252,7 +252,7 @@ class Lanczos:
         self.starts.append(self.steps)
         self.run_products = 0
 
-    def _begin_anew(self) -> None:
+    def _start_new_run(self) -> None:
         self._start_run()
         if self.exhausted:
             return
@@ -264,9 +264,9 @@ class Lanczos:
         self.basis.append(fresh.div_(length))
 
     def restart(self, places: Sequence[int]) -> None:
-        """Keep some Ritz vectors and the last direction, and forget the rest of the space.
+        """Keep some Ritz vectors and the last direction, and drop the rest of the space.
 
-        Memory of rows that are given up is kept for the next, unless there was too little.
+        Memory of dropped rows is reused, unless memory was short.
 
         Args:
             places: which of `ritz().values`.
@@ -275,9 +275,9 @@ class Lanczos:
         if self.before_restart is None:
             self.before_restart = ritz
         # The last run goes on: what earlier ones found comes first.
-        own = (ritz.vectors[last:] ** 2).sum(0) > 0.5
-        order = sorted(places, key=lambda place: bool(own[place]))
-        earlier = sum(not own[place] for place in order)
+        last_run = (ritz.vectors[last:] ** 2).sum(0) > 0.5
+        order = sorted(places, key=lambda place: bool(last_run[place]))
+        earlier = sum(not last_run[place] for place in order)
         turn = np.zeros((self.steps + 1, len(order) + 1))
         turn[:-1, :-1], turn[-1, -1] = ritz.vectors[:, order], 1.0
         self.basis.rotate(turn, trim=self.full)
@@ -288,7 +288,7 @@ class Lanczos:
         self.starts = [0, earlier] if last and earlier else [0]
 
     def ritz(self, *, bare: bool = False) -> Ritz:
-        """The spectrum as this space knows it."""
+        """The Ritz values and bounds of the current space."""
         values, vectors = self._solve()
         residuals = self.beta[-1] * np.abs(vectors[-1])
         weights = np.full(len(values), np.nan) if len(self.couplings) else vectors[0] ** 2
@@ -300,23 +300,27 @@ class Lanczos:
         return Ritz(values, residuals, bounds, weights, vectors)
 
     def _solve(self) -> tuple[Array, Array]:
-        alpha, beta, kept = np.array(self.alpha), np.array(self.beta[:-1]), len(self.couplings)
-        if not kept:
+        alpha, beta, coupled = (
+            np.array(self.alpha),
+            np.array(self.beta[:-1]),
+            len(self.couplings),
+        )
+        if not coupled:
             return _solved(alpha, beta)
         t = np.diag(alpha) + np.diag(beta, 1) + np.diag(beta, -1)
-        t[kept, :kept] = t[:kept, kept] = self.couplings
+        t[coupled, :coupled] = t[:coupled, coupled] = self.couplings
         values, vectors = np.linalg.eigh(t)
         return values, vectors
 
     def _stray_lengths(self, vectors: Array) -> Array:
         # With exact products nothing is left to take away but rounding. What was taken away
         # shows how far products are from those of a symmetric matrix, seen by each Ritz vector.
-        kept = len(self.couplings)
-        strays = np.zeros((self.steps + 1, self.steps - kept))
-        for step, taken in enumerate(self._strays):
-            strays[: len(taken), step] = taken
-        lengths: Array = np.linalg.norm(strays @ vectors[kept:], axis=0)
-        return lengths + self._kept_strays @ np.abs(vectors[:kept]) if kept else lengths
+        coupled = len(self.couplings)
+        strays = np.zeros((self.steps + 1, self.steps - coupled))
+        for step, removed in enumerate(self._strays):
+            strays[: len(removed), step] = removed
+        lengths: Array = np.linalg.norm(strays @ vectors[coupled:], axis=0)
+        return lengths + self._kept_strays @ np.abs(vectors[:coupled]) if coupled else lengths
 
 
 def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
@@ -334,7 +338,7 @@ def _solved(alpha: Array, beta: Array) -> tuple[Array, Array]:
 def quadrature(
     apply: Apply, start: Tensor, steps: int, guards: Basis | None = None
 ) -> tuple[Array, Array]:
-    """Nodes and weights of Gauss quadrature from three vectors at a time."""
+    """Nodes and weights of Gauss quadrature, with only three vectors in memory."""
     alpha: list[float] = []
     beta: list[float] = []
     now = start if guards is None else guards.orthogonalised(start.clone())[0]
@@ -365,9 +369,9 @@ def quadrature(
 def krylov_bytes(
     size: int, steps: int, dtype: torch.dtype, storage: Storage | None = None
 ) -> int:
-    """The memory that a run needs: the basis, a product, and a vector being orthogonalised."""
-    kept = storage or Storage()
-    most = None if kept.rows is None else kept.rows + 1
-    rows = steps if kept.rows is None else min(steps, kept.rows)
-    held = basis_bytes(size, rows + 1, kept.dtype or dtype, most)
-    return held + 2 * size * dtype.itemsize
+    """Memory of a run: the basis, a product, and a vector being orthogonalised."""
+    storage = storage or Storage()
+    max_rows = None if storage.rows is None else storage.rows + 1
+    rows = steps if storage.rows is None else min(steps, storage.rows)
+    basis = basis_bytes(size, rows + 1, storage.dtype or dtype, max_rows)
+    return basis + 2 * size * dtype.itemsize

@@ -1,4 +1,4 @@
-"""Points and vectors of parameter space: arithmetic on mappings name -> tensor."""
+"""Arithmetic on points and vectors of parameter space, mappings name -> tensor."""
 
 import hashlib
 import math
@@ -54,20 +54,20 @@ def _dots(a: Tensor, b: Tensor) -> list[Tensor]:
 
 
 def on_host(numbers: Sequence[Tensor]) -> list[float]:
-    """Numbers that are tensors: one copy a device and type, in place of one each."""
+    """Convert scalar tensors to numbers, with one copy per device and dtype."""
     places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for place, each in enumerate(numbers):
         places.setdefault((each.device, each.dtype), []).append(place)
     told = [0.0] * len(numbers)
-    for own in places.values():
-        values = torch.stack([numbers[place] for place in own]).tolist()
-        for place, value in zip(own, values, strict=True):
+    for indices in places.values():
+        values = torch.stack([numbers[place] for place in indices]).tolist()
+        for place, value in zip(indices, values, strict=True):
             told[place] = value
     return told
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
-    """What sums are accumulated in: float64, where a device has it."""
+    """The dtype of accumulated sums: float64, if the device supports it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -77,12 +77,12 @@ def norm(a: Params) -> float:
 
 
 def size(a: Params) -> int:
-    """How many numbers the mapping holds."""
+    """Number of entries of all tensors."""
     return sum(value.numel() for value in a.values())
 
 
 def snapshot(a: Params) -> dict[str, Tensor]:
-    """A copy that later changes of `a` do not reach."""
+    """A copy that does not change with `a`."""
     return {name: value.detach().clone() for name, value in a.items()}
 
 

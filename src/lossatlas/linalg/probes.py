@@ -1,4 +1,4 @@
-"""Random probes of a matrix whose part in a Krylov space is known: its trace, its norm."""
+"""Trace and norm by random probes, with deflation by a Krylov space."""
 
 import math
 import time
@@ -26,12 +26,12 @@ _TINY = 1e-150
 
 
 class Budget:
-    """How many products may still be taken.
+    """Budget of products and time.
 
     Args:
-        products: in all.
-        seconds: in all, from now; None for any time.
-        elapsed: seconds since it was made; its own clock by default.
+        products: total number of products.
+        seconds: total time from now; None for no limit.
+        elapsed: function that returns the seconds since creation; a clock by default.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Budget:
         self._elapsed = elapsed or (lambda: time.monotonic() - began)
 
     def left(self, spent: int) -> int:
-        """Products left after some, at the pace so far; the first is always taken."""
+        """Products left after `products`, at the pace so far; the first is always allowed."""
         left = self.products - spent
         if self.seconds is not None and spent:
             elapsed = self._elapsed()
@@ -55,17 +55,17 @@ class Budget:
 
 
 class DeflatedProbes:
-    """Random probes of a matrix whose part in a Krylov space is known exactly.
+    """Random probes of the part of a matrix outside a Krylov space.
 
     With P = I - Q^T Q, tr H = tr T + tr P H P. For a probe z the second part needs z^T H z and
     the coefficients c = Q z alone: it is z^T H z - c^T T c - 2 beta_m c_m c_{m+1}. So one
-    product a probe serves every size of the space, also sizes reached later; the same holds
-    for |P H P z|^2 and |H P z|^2, given |H z|^2.
+    product per probe serves every size of the space, also later ones; the same holds for |P H P
+    z|^2 and |H P z|^2, given |H z|^2.
 
     Args:
         apply: v -> H v.
         lanczos: the space, fully orthogonalised; it may grow between calls.
-        seed: probes are drawn from it.
+        seed: random seed of the probes.
 
     Source: Hutchinson 1990; the split as in Meyer et al., Hutch++, arXiv:2010.09649, with a
         Krylov space as in Chen and Hallman, arXiv:2205.01736.
@@ -81,14 +81,14 @@ class DeflatedProbes:
         return len(self.plain)
 
     def draw(self, count: int) -> None:
-        """Take further probes: one product each."""
+        """Draw further probes: one product each."""
         for _ in range(count):
             probe = self._probe(len(self))
             image = self._apply(probe)
             square, product = exact_dots(image, image, probe)
             if not math.isfinite(square):
                 raise NonFiniteError(
-                    "a product with a random probe is not finite: look for infinite curvature "
+                    "a product with a random probe is not finite: check for infinite curvature "
                     "(a square root or a norm at zero) or overflow."
                 )
             self.plain.append(product)
@@ -159,20 +159,20 @@ def deflated_trace(
     rows: int,
     seed: int,
 ) -> tuple[Estimate, DeflatedProbes]:
-    """The trace, by probes outside a Krylov space that grows while growing it pays.
+    """Estimate the trace by probes outside a Krylov space, which grows while that pays off.
 
-    A product spent on the space takes 2 dF off the variance of every probe, where dF is the
-    squared Frobenius mass that the step captures; it is spent where that saves more than one
-    probe. Probes stop when the half-width of the 95 % interval is `tolerance` of the value,
-    or when the budget is spent; products then go where they make the interval shortest.
+    A product spent on the space reduces the variance of every probe by 2 dF, where dF is the
+    squared Frobenius mass that the step captures; it is spent if that saves more than one
+    probe. Probes stop when the half-width of the 95 % interval is `tolerance` of the value, or
+    when the budget is spent; products then go where they make the interval shortest.
 
     Args:
         apply: v -> H v.
-        lanczos: the space to start from; extended in place.
+        lanczos: the initial space; extended in place.
         tolerance: relative half-width of the interval.
-        limit: products at most, the space included; or a budget.
-        rows: size of the space at most.
-        seed: probes are drawn from it.
+        limit: maximum number of products, including the space; or a budget.
+        rows: maximum size of the space.
+        seed: random seed of the probes.
 
     Returns:
         The estimate, and its probes.
@@ -232,7 +232,7 @@ def _variance(outside: Estimate, probes: DeflatedProbes) -> float:
 
 
 def probes_needed(estimate: Estimate, tolerance: float) -> int:
-    """How many probes a tolerance takes, from those that were drawn."""
+    """Number of probes a tolerance needs, estimated from those drawn."""
     if not math.isfinite(estimate.stderr) or estimate.value == 0:
         return _FIRST_PROBES
     spread = estimate.stderr**2 * (estimate.samples - _PRIOR)

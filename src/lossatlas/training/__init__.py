@@ -1,4 +1,4 @@
-"""Data, models, losses and trainings by name: something to measure at once."""
+"""Data sets, models, losses and training by name."""
 
 from lossatlas.arguments import guard_exports
 from lossatlas.training.checkpoints import load_weights

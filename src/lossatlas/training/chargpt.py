@@ -11,18 +11,18 @@ from lossatlas.errors import ArgumentError
 
 
 class CharGPT(nn.Module):
-    """A decoder with normalization before each layer, learned positions and GELU.
+    """A pre-norm transformer decoder with learned positions and GELU.
 
     Args:
-        vocabulary: how many characters there are.
-        block: the longest input.
-        layers: transformer blocks.
-        width: of the residual stream; a multiple of `heads`.
-        heads: of each attention.
-        tied: the last layer shares the weights of the embedding.
+        vocabulary: number of characters.
+        block: maximum length of an input.
+        layers: number of transformer blocks.
+        width: width of the residual stream; a multiple of `heads`.
+        heads: number of attention heads.
+        tied: whether the last layer shares the weights of the embedding.
 
     Raises:
-        ArgumentError: sizes below 1, or a width that the heads do not divide.
+        ArgumentError: a size is below 1, or `width` is not a multiple of `heads`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class CharGPT(nn.Module):
             self.head.weight = self.tokens.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of the next character at every place."""
+        """Logits of the next character at every position."""
         time = x.shape[1]
         if time > self.block:
             raise ArgumentError(
@@ -66,7 +66,7 @@ class CharGPT(nn.Module):
 
 
 def initialize(model: nn.Module, layers: int) -> None:
-    """Set the initial weights of a transformer with so many blocks."""
+    """Initialize the weights of a transformer."""
     for name, value in model.named_parameters():
         if value.ndim < 2:
             continue
@@ -79,12 +79,12 @@ def initialize(model: nn.Module, layers: int) -> None:
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then two dense layers, each added to what came.
+    """Attention and two dense layers, each with a residual connection.
 
     Args:
         width: of the residual stream.
         heads: of the attention.
-        causal: whether a place sees only those before it.
+        causal: whether a position attends only to earlier ones.
     """
 
     def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
@@ -95,7 +95,7 @@ class TransformerBlock(nn.Module):
         self.out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's function."""
+        """Apply the block."""
         x = x + self.attention(self.norm1(x))
         return cast(Tensor, x + self.out(F.gelu(self.hidden(self.norm2(x)))))
 
@@ -106,7 +106,7 @@ class Attention(nn.Module):
     Args:
         width: of the residual stream.
         heads: how many.
-        causal: whether a place sees only those before it.
+        causal: whether a position attends only to earlier ones.
     """
 
     def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What each place gathers from the others."""
+        """Apply self-attention."""
         batch, time, width = x.shape
         parts = self.inputs(x).view(batch, time, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)

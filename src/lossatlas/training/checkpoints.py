@@ -1,4 +1,4 @@
-"""Weights into a model, checked before a single one is changed."""
+"""Load weights into a model, with all checks before any change."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -21,27 +21,28 @@ def load_weights(
     prefix: str | None = None,
     note: Callable[[str], None] | None = None,
 ) -> nn.Module:
-    """Load parameters and buffers into a model; all of them or, on an error, none.
+    """Load parameters and buffers into a model: all, or none if an error is raised.
 
     Args:
-        model: changed in place; numbers are converted to its types and device.
+        model: changed in place; values are converted to its dtypes and device.
         path: a checkpoint, see `lossatlas.io.load_checkpoint`, with the names and shapes of
             the model's `state_dict`.
-        key: where the weights are in the file.
-        prefix: keep only the names that begin so, and strip it.
-        note: called with each sentence that a reader should know (what was stripped, rounded,
-            not finite); logged as a warning by default.
+        key: key of the weights in the file.
+        prefix: load only names with this prefix, and strip it.
+        note: function called with a sentence for each remark (stripped prefixes, rounded or
+            non-finite values); logged as a warning by default.
 
     Returns:
         The model.
 
     Raises:
-        ArgumentError: no module, or no name begins with `prefix`.
-        FileError: missing, cut off, damaged, or not weights alone.
-        StructureError: the weights do not fit; the message gives the first differing name.
+        ArgumentError: `model` is not a module, or no name starts with `prefix`.
+        FileError: the file is missing, truncated, corrupt, or contains more than weights.
+        StructureError: the weights do not match the model; the message gives the first
+            differing name.
         UnknownNameError: `key` is not in the file.
     """
-    check_kind("model", model, nn.Module, "give the network to load into")
+    check_kind("model", model, nn.Module, "pass the network to load into")
     check_callable("note", note, optional=True)
     checkpoint = load_checkpoint(path, key=key, prefix=prefix, model=model)
     own = model.state_dict()
@@ -54,7 +55,7 @@ def load_weights(
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> Path:
-    """Write weights to a safetensors file; it takes the place of any when it is whole."""
+    """Write weights to a safetensors file, replacing an existing one atomically."""
     from safetensors.torch import save
 
     apart = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}

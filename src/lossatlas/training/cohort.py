@@ -1,4 +1,4 @@
-"""Networks that are trained side by side: one stack of weights, one pass a step."""
+"""Networks trained together: stacked weights, and one pass per step."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from lossatlas.training.seeding import reseed
 
 @dataclass(frozen=True)
 class CohortRun:
-    """What the training of a cohort leaves.
+    """Result of training a cohort.
 
     Attributes:
         losses: float64, shape (updates, members), on the CPU.
         states: parameters and buffers at the end, shape (members, ...).
         kept: number of updates -> parameters and buffers then.
-        diverged_at: int64, shape (members,), on the CPU; -1 where a member stayed finite.
+        diverged_at: int64, shape (members,), on the CPU; -1 for members that stayed finite.
     """
 
     losses: Tensor
@@ -48,13 +48,13 @@ class CohortRun:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Members before their training.
+    """A cohort of members before training.
 
     Attributes:
         model: the architecture, in training mode.
         weights: trainable parameters, shape (members, ...).
         buffers: shape (members, ...).
-        seeds: of each member's data order.
+        seeds: seed of each member's data order.
         rates: learning rates, shape (updates, members).
     """
 
@@ -98,7 +98,7 @@ class Cohort:
             losses.append(self._update(step, batch, losses_of, rule, health))
             if step + 1 in keeping:
                 kept[step + 1] = self._state()
-        health.look(len(losses), _finite_members(self.weights))
+        health.record(len(losses), _finite_members(self.weights))
         return CohortRun(
             torch.stack(losses).double().cpu(), self._state(), kept, health.diverged_at.cpu()
         )
@@ -124,32 +124,34 @@ class Cohort:
                 losses.sum(), leaves, allow_unused=True, materialize_grads=True
             )
         with torch.no_grad():
-            seen = losses.detach()
-            health.look(step, seen.isfinite())
+            batch_losses = losses.detach()
+            health.record(step, batch_losses.isfinite())
             weights = None if health.alive is None else copied(self.weights)
             rule.step(leaves, gradients, self.rates[step])
             _put_back(self.weights, weights, health.alive)
             _put_back(self.buffers, buffers, alive)
-            return seen if alive is None else torch.where(alive, seen, torch.nan)
+            return (
+                batch_losses if alive is None else torch.where(alive, batch_losses, torch.nan)
+            )
 
     def _state(self) -> dict[str, Tensor]:
         return copied(self.weights | self.buffers)
 
 
 class Health:
-    """Which members are finite, and since when others are not.
+    """Tracks which members are finite, and when others diverged.
 
     Args:
-        members: how many.
-        device: where their losses are.
+        members: number of members.
+        device: device of their losses.
     """
 
     def __init__(self, members: int, device: torch.device) -> None:
         self.diverged_at = torch.full((members,), -1, device=device)
         self.alive: Tensor | None = None
 
-    def look(self, step: int, finite: Tensor) -> None:
-        """Note who is not finite for the first time."""
+    def record(self, step: int, finite: Tensor) -> None:
+        """Record members that are not finite for the first time."""
         if bool(finite.all()):
             return
         self.diverged_at[(self.diverged_at < 0) & ~finite] = step

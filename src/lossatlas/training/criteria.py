@@ -24,10 +24,10 @@ DEFAULTS = {"classification": "cross_entropy", "language": "cross_entropy", "reg
 
 @dataclass(frozen=True)
 class Criterion:
-    """A loss of (output, target), one number an example, reduced as asked.
+    """A loss of (output, target) with one number per example and a choice of reduction.
 
     Attributes:
-        name: as given to `build_loss`.
+        name: the name given to `build_loss`.
         per_example: (output, target) -> shape (examples,); further axes are averaged.
     """
 
@@ -38,16 +38,16 @@ class Criterion:
         """The loss of a batch.
 
         Args:
-            output: what the model gives.
-            target: what it should give.
+            output: output of the model.
+            target: the targets.
             reduction: "mean", "sum" or "none".
 
         Returns:
             A number, or shape (examples,) for "none".
 
         Raises:
-            UnknownNameError: an unknown reduction.
-            LossError: output and target do not fit.
+            UnknownNameError: the reduction is unknown.
+            LossError: the shapes of output and target do not match.
         """
         check_one_of("reduction", reduction, REDUCTIONS)
         losses = self.per_example(output, target)
@@ -59,24 +59,24 @@ class Criterion:
 def build_loss(
     spec: str | None = None, *, task: str = "classification"
 ) -> Callable[..., Tensor]:
-    """Build a criterion by its name.
+    """Build a loss criterion by name.
 
     Args:
         spec: `cross_entropy`, `error` (share of wrong classes), `mse`, `l1`, `huber`, `bce` (of
             logits), or `package.module:name` of a function of (output, target) or of a class
-            such as `torch.nn:CrossEntropyLoss(label_smoothing=0.1)`. None takes what fits the
-            task: "mse" for a regression, else "cross_entropy".
-        task: of the data set.
+            such as `torch.nn:CrossEntropyLoss(label_smoothing=0.1)`. None selects by task:
+            "mse" for a regression, otherwise "cross_entropy".
+        task: task of the data set.
 
     Returns:
-        criterion(output, target); those by name take `reduction="mean" | "sum" | "none"`.
-        Classes stand along the last axis of outputs shaped (batch, time, classes), otherwise
-        along axis 1. `mse`, `l1`, `huber` and `bce` turn class indices into one-hot rows.
+        criterion(output, target); built-in ones accept `reduction="mean" | "sum" | "none"`.
+        Classes are along the last axis of outputs of shape (batch, time, classes), otherwise
+        along axis 1. `mse`, `l1`, `huber` and `bce` convert class indices to one-hot rows.
 
     Raises:
-        UnknownNameError: an unknown name or task (with the nearest match).
-        ArgumentError: the named thing cannot be called, or not with these arguments.
-        FileError: the factory's file is missing.
+        UnknownNameError: the name or task is unknown (the message gives the nearest match).
+        ArgumentError: the named object cannot be called, or not with these arguments.
+        FileError: the file of the factory is missing.
     """
     check_one_of("task", task, DEFAULTS)
     if spec is None:
@@ -91,7 +91,7 @@ def build_loss(
     call = parse_call("loss", spec)
     factory = find_factory("loss", call.name)
     if inspect.isclass(factory) or call.args or call.options:
-        with wrap_errors(f"`loss`: '{spec}'", "look at its arguments.", ArgumentError):
+        with wrap_errors(f"`loss`: '{spec}'", "check its arguments.", ArgumentError):
             made: Callable[..., Tensor] = factory(*call.args, **call.options)
         return made
     return factory
@@ -115,8 +115,8 @@ def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
         return _averaged(F.cross_entropy(rows, labels, reduction="none"), target)
     except IndexError as error:
         raise LossError(
-            f"the targets do not fit {rows.shape[1]} outputs ({reason(error)}); "
-            "give the model as many outputs as the data have classes."
+            f"the targets do not match {rows.shape[1]} outputs ({reason(error)}); use one "
+            "output of the model per class."
         ) from None
 
 
@@ -128,9 +128,9 @@ def _error(output: Tensor, target: Tensor) -> Tensor:
 def _by_class(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if target.is_floating_point() or output.ndim != target.ndim + 1:
         raise LossError(
-            f"a loss over classes needs outputs with one axis more than its whole-number "
-            f"targets; got {tuple(output.shape)} and {tuple(target.shape)} of {target.dtype}: "
-            "check model, data and `loss`."
+            "a loss over classes needs outputs with one axis more than its integer targets; "
+            f"got {tuple(output.shape)} and {tuple(target.shape)} of {target.dtype}: check "
+            "model, data and `loss`."
         )
     if output.shape[:-1] == target.shape:
         return output.flatten(0, -2), target.flatten()
@@ -153,15 +153,15 @@ def _elementwise(function: Elementwise) -> Elementwise:
 
 
 def _dense(output: Tensor, target: Tensor) -> Tensor:
-    whole = not target.is_floating_point()
-    if whole and output.ndim == target.ndim + 1 and output.shape[:-1] == target.shape:
+    is_integer = not target.is_floating_point()
+    if is_integer and output.ndim == target.ndim + 1 and output.shape[:-1] == target.shape:
         # F.one_hot looks at the values, which vmap does not allow.
         classes = torch.arange(output.shape[-1], device=output.device)
         return torch.eq(target.unsqueeze(-1), classes).to(output.dtype)
     if output.shape != target.shape:
         raise LossError(
             f"the output has shape {tuple(output.shape)} but the target {tuple(target.shape)}; "
-            "they must agree: check model, data and `loss`."
+            "they must match: check model, data and `loss`."
         )
     return target.to(output.dtype)
 

@@ -1,4 +1,4 @@
-"""Dataset: examples in memory, and the batches made of them."""
+"""Dataset: examples in memory, and their batches."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -17,21 +17,21 @@ TASKS: tuple[str, ...] = get_args(TaskKind)
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples with their targets, held in memory.
+    """Examples with their targets, in memory.
 
     Attributes:
         inputs: shape (examples, ...): float32 numbers, images as (channels, height, width), or
             int64 characters, shape (examples, block).
         targets: class indices int64 (examples,), numbers float32 (examples, k), or the next
             characters int64 (examples, block).
-        name: what the user calls it.
+        name: name of the data set.
         task: "classification", "regression" or "language".
         classes: the names of the classes; empty for other tasks.
         vocabulary: the characters by index; empty for other tasks.
 
     Raises:
-        DataError: empty, or not as many targets as inputs.
-        UnknownNameError: an unknown task.
+        DataError: the data are empty, or inputs and targets differ in number.
+        UnknownNameError: the task is unknown.
     """
 
     inputs: Tensor
@@ -48,7 +48,9 @@ class Dataset:
             if getattr(value, "ndim", 0) == 0 or not hasattr(value, "numel"):
                 raise DataError(f"`{argument}` must be a tensor with an axis of examples.")
         if not len(self.inputs):
-            raise DataError(f"'{self.name}' holds no examples; give one that holds some.")
+            raise DataError(
+                f"'{self.name}' is empty; pass a data set with at least one example."
+            )
         if len(self.inputs) != len(self.targets):
             raise DataError(
                 f"'{self.name}' has {len(self.inputs)} inputs but {len(self.targets)} targets; "
@@ -56,7 +58,7 @@ class Dataset:
             )
 
     def __len__(self) -> int:
-        """How many examples there are.
+        """Number of examples.
 
         Returns:
             Their number.
@@ -65,7 +67,7 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """How many numbers a model gives for an example (or for each character)."""
+        """Number of model outputs per example (or per character)."""
         if self.task == "classification":
             return len(self.classes) or int(self.targets.max()) + 1
         if self.task == "language":
@@ -75,18 +77,18 @@ class Dataset:
     def batches(
         self, batch_size: int, *, examples: int | None = None, seed: int | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Cut the data into batches.
+        """Split the data into batches.
 
         Args:
-            batch_size: examples a batch; the last one may be smaller.
-            examples: only the first so many; all by default.
-            seed: shuffle with this seed; None keeps the order (views, nothing is copied).
+            batch_size: examples per batch; the last one may be smaller.
+            examples: number of examples to use, from the first; all by default.
+            seed: seed for shuffling; None keeps the order (views, without copies).
 
         Returns:
             Pairs (input, target).
 
         Raises:
-            ArgumentError: sizes below 1, or more examples asked for than there are.
+            ArgumentError: a size is below 1, or there are fewer examples.
         """
         check_at_least("batch_size", batch_size, 1)
         part = self if examples is None else self.take(examples)
@@ -99,13 +101,13 @@ class Dataset:
         """The first `n` examples.
 
         Args:
-            n: how many.
+            n: number of examples.
 
         Returns:
             A view.
 
         Raises:
-            ArgumentError: below 1, or more than there are.
+            ArgumentError: `n` is below 1 or exceeds the number of examples.
         """
         check_at_least("examples", n, 1)
         if n > len(self):
@@ -115,16 +117,16 @@ class Dataset:
         return replace(self, inputs=self.inputs[:n], targets=self.targets[:n])
 
     def skip(self, n: int) -> "Dataset":
-        """All but the first `n` examples: what `take(n)` leaves, for a test set.
+        """All but the first `n` examples: the complement of `take(n)`, as for a test set.
 
         Args:
-            n: how many to leave out.
+            n: number of examples to skip.
 
         Returns:
             A view.
 
         Raises:
-            ArgumentError: below 0, or none would be left.
+            ArgumentError: `n` is below 0, or no examples would be left.
         """
         check_at_least("examples", n, 0)
         if n >= len(self):
@@ -145,13 +147,13 @@ class Dataset:
         return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
 
     def to(self, device: str | torch.device) -> "Dataset":
-        """The data on a device.
+        """Move the data to a device.
 
         Args:
-            device: where to.
+            device: the device.
 
         Returns:
-            The same data there.
+            The same data on the device.
 
         Raises:
             ArgumentError: there is no such device.

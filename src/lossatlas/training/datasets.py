@@ -1,4 +1,4 @@
-"""Data by name: what `--data` takes."""
+"""Data sets by name, as for `--data`."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -40,30 +40,31 @@ def load_dataset(
     normalize: Normalize | None = None,
     **options: Any,
 ) -> Dataset:
-    """Load a data set by its name.
+    """Load a data set by name.
 
     Args:
-        spec: `digits` (scikit-learn's, 8x8 gray, 1,797 of them), `parquet:PATH` (pictures and
+        spec: `digits` (scikit-learn's, 8x8 gray, 1,797 of them), `parquet:PATH` (images and
             labels as on the Hugging Face hub), `folder:PATH` (a subfolder for each class),
             `npz:PATH`, `text:PATH` (characters), or `package.module:factory` or
-            `path/file.py:factory`, a function that returns a pair (inputs, targets) of
-            tensors, a `Dataset`, a torch Dataset of (input, target) examples, or a list of
-            batches (inputs, targets). Options may follow a path, as in
-            `npz:faces.npz#x=pixels,y=age` or `text:poems.txt#block=32`.
-        examples: at most so many, the first ones; no more than these are decoded.
-        normalize: for pictures: "unit" (0..1, the default), "centered", "imagenet",
-            "standardized" or (means, deviations). Data that are not pictures ignore it; an
-            option `#normalize=...` in `spec` wins.
-        **options: options of the loader by keyword; they win over those in `spec`.
+            `path/file.py:factory`, a function that returns a pair (inputs, targets) of tensors,
+            a `Dataset`, a torch Dataset of (input, target) examples, or a list of batches
+            (inputs, targets). Options may follow a path, as in `npz:faces.npz#x=pixels,y=age`
+            or `text:poems.txt#block=32`.
+        examples: maximum number of examples, from the first; only these are decoded.
+        normalize: for images: "unit" (0..1, the default), "centered", "imagenet",
+            "standardized" or (means, deviations). Ignored for other data; an option
+            `#normalize=...` in `spec` takes precedence.
+        **options: options of the loader by keyword, with precedence over those in `spec`.
 
     Returns:
         The data.
 
     Raises:
-        UnknownNameError: an unknown form, option or normalization (with the nearest match).
-        ArgumentError: `examples` below 1, or an option that cannot be.
-        FileError: a file that is missing, damaged or foreign.
-        DataError: data that are empty or of the wrong form.
+        UnknownNameError: the form, option or normalization is unknown (the message gives the
+            nearest match).
+        ArgumentError: `examples` is below 1, or an option is invalid.
+        FileError: the file is missing, corrupt or of another format.
+        DataError: the data are empty or of the wrong form.
 
     Examples:
         >>> data = load_dataset("digits", examples=100)
@@ -71,34 +72,36 @@ def load_dataset(
         ((100, 1, 8, 8), 10)
     """
     if not isinstance(spec, str):
-        raise ArgumentError(f"`data` must be a text such as 'digits'; got {spec!r}.")
+        raise ArgumentError(f"`data` must be a string such as 'digits'; got {spec!r}.")
     if examples is not None:
         check_at_least("examples", examples, 1)
-    kind, colon, rest = spec.strip().partition(":")
+    kind, colon, location = spec.strip().partition(":")
     if kind == "digits" and not colon:
         return _digits(examples, normalize or "unit")
     if kind in LOADERS and colon:
-        path, written = split_options(rest)
-        asked = written | options
-        return LOADERS[kind](path, examples=examples, **_fitting(kind, asked, normalize))
+        path, written = split_options(location)
+        requested = written | options
+        return LOADERS[kind](path, examples=examples, **_fitting(kind, requested, normalize))
     if is_factory(spec):
         return _from_factory(spec, examples, options)
-    known = ["digits", *LOADERS]
+    names = ["digits", *LOADERS]
     raise UnknownNameError(
-        f"`data` must be one of {', '.join(FORMS)}; got {spec!r}{nearest(kind, known)}."
+        f"`data` must be one of {', '.join(FORMS)}; got {spec!r}{nearest(kind, names)}."
     )
 
 
 def _fitting(kind: str, options: dict[str, Any], normalize: Normalize | None) -> dict[str, Any]:
-    known = [
+    names = [
         name
         for name, parameter in inspect.signature(LOADERS[kind]).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name != "examples"
     ]
     for name in options:
-        check_one_of(f"option of {kind}", name, known)
-    asked = {} if normalize is None or "normalize" not in known else {"normalize": normalize}
-    return asked | options
+        check_one_of(f"option of {kind}", name, names)
+    requested = (
+        {} if normalize is None or "normalize" not in names else {"normalize": normalize}
+    )
+    return requested | options
 
 
 def _digits(examples: int | None, normalize: Normalize) -> Dataset:
@@ -116,6 +119,6 @@ def _digits(examples: int | None, normalize: Normalize) -> Dataset:
 def _from_factory(spec: str, examples: int | None, options: dict[str, Any]) -> Dataset:
     call = parse_call("data", spec)
     make = find_factory("data", call.name)
-    with wrap_errors(f"`data`: '{spec}'", "look at its code.", DataError):
+    with wrap_errors(f"`data`: '{spec}'", "check its code.", DataError):
         # A torch Dataset of the user is read here: its code runs too.
         return as_dataset(make(*call.args, **(call.options | options)), spec, examples)

@@ -1,4 +1,4 @@
-"""Many small networks of one architecture trained at once."""
+"""Train many small networks of one architecture together."""
 
 import time
 from collections.abc import Sequence
@@ -22,24 +22,24 @@ from lossatlas.training.rules import SGD, AdamW, Rule
 from lossatlas.training.schedules import Schedule, build_schedule
 
 PerMember = float | Sequence[float]
-# More at once gains little: the cost of a call is spread already.
+# More at once gains little: call overhead is already amortized.
 TOGETHER = 50
 
 
 @dataclass(frozen=True, eq=False)
 class EnsembleRun:
-    """What the training of many networks leaves.
+    """Result of training many networks.
 
     Attributes:
-        losses: of each batch before its update, float64, shape (updates, members); NaN after
-            a member has diverged.
+        losses: loss of each batch before its update, float64, shape (updates, members); NaN
+            after a member has diverged.
         rates: learning rates, shape (updates, members).
-        states: parameters and buffers at the end, each of shape (members, ...). A member that
-            diverged stays at its last point.
-        checkpoints: parameters and buffers at `checkpoint_steps`, stacked alike.
-        checkpoint_steps: updates done when each checkpoint was kept.
-        diverged_at: the update at which the loss or the weights of each member were no longer
-            finite, int64, shape (members,); -1 where they always were.
+        states: parameters and buffers at the end, each of shape (members, ...). A diverged
+            member stays at its last point.
+        checkpoints: parameters and buffers at `checkpoint_steps`, stacked in the same way.
+        checkpoint_steps: number of updates before each checkpoint.
+        diverged_at: first update at which the loss or the weights of each member were not
+            finite, int64, shape (members,); -1 if there is none.
         seconds: wall time.
     """
 
@@ -52,7 +52,7 @@ class EnsembleRun:
     seconds: float
 
     def __len__(self) -> int:
-        """How many members there are.
+        """Number of members.
 
         Returns:
             Their number.
@@ -63,7 +63,7 @@ class EnsembleRun:
         """Parameters and buffers of one member at the end, for `model.load_state_dict`.
 
         Args:
-            index: which.
+            index: number of the member.
 
         Returns:
             name -> view.
@@ -89,39 +89,40 @@ def train_ensemble(
     keep: int | Sequence[int] = 0,
     together: int = TOGETHER,
 ) -> EnsembleRun:
-    """Train many networks at once; each as `train` would train it alone, within rounding.
+    """Train many networks together; each result equals that of `train`, up to rounding.
 
     Args:
-        model: the architecture; its weights stay as they are. Its buffers are where the
-            members' buffers start. With BatchNorm each member has its own running statistics.
-        data: a `Dataset`, shuffled anew for each epoch, or batches, walked in their order.
-        loss: a name for `build_loss`, a criterion that it built, or `loss(model, batch)`. None
-            takes what fits the data: "mse" for a regression, else "cross_entropy".
-        initial: the trainable parameters of each member at the start.
-        epochs: walks over the data; give this or `steps`.
-        steps: updates.
+        model: the architecture; its weights are not changed. Its buffers are the initial
+            buffers of all members. With BatchNorm each member has its own running statistics.
+        data: a `Dataset`, reshuffled every epoch, or batches, used in their order.
+        loss: a name for `build_loss`, a criterion built by it, or `loss(model, batch)`. None
+            selects by task: "mse" for a regression, otherwise "cross_entropy".
+        initial: initial trainable parameters of each member.
+        epochs: passes over the data; pass either this or `steps`.
+        steps: number of updates.
         optimizer: "sgd" or "adamw".
-        lr: learning rate, one for all or one a member; by default 0.1 for "sgd", 0.001 for
+        lr: learning rate, one for all or one per member; by default 0.1 for "sgd", 0.001 for
             "adamw".
-        weight_decay: one for all or one a member; by default 0 for "sgd", 0.01 for "adamw".
-        momentum: of "sgd".
-        orders: seeds of the data order: one for all, or one a member. A member with order s
-            sees the batches of `train(..., seed=s)`.
-        batch_size: examples a batch, where `data` is a data set.
+        weight_decay: one for all or one per member; by default 0 for "sgd", 0.01 for "adamw".
+        momentum: momentum of "sgd".
+        orders: seeds of the data order, one for all or one per member. A member with order s
+            gets the batches of `train(..., seed=s)`.
+        batch_size: examples per batch, if `data` is a data set.
         schedule: "constant", "cosine" or a function (step, steps) -> share of the rate.
-        keep: how many checkpoints to keep, evenly from start to end, or at which steps.
-        together: members computed side by side; the others follow. Bounds the memory.
+        keep: number of checkpoints to keep, evenly spaced from start to end, or their steps.
+        together: number of members computed at once; limits the memory.
 
     Returns:
-        Losses, final states and checkpoints of all members. A member whose loss is not finite
-        stops there and is named in `diverged_at`; the others go on.
+        Losses, final states and checkpoints of all members. A member whose loss becomes
+        non-finite stops and is listed in `diverged_at`; the others continue.
 
     Raises:
-        ArgumentError: settings that cannot be, or not one a member.
-        UnknownNameError: an unknown loss, optimizer or schedule (with the nearest match).
-        StructureError: initial parameters that do not fit the model.
-        DataError: no batches.
-        LossError: model, loss and batches do not fit.
+        ArgumentError: settings are invalid, or not one per member.
+        UnknownNameError: the loss, optimizer or schedule is unknown (the message gives the
+            nearest match).
+        StructureError: the initial parameters do not match the model.
+        DataError: there are no batches.
+        LossError: model, loss and batches do not match.
         ModelError: there is nothing to train.
     """
     began = time.perf_counter()
@@ -164,7 +165,7 @@ def _check_initial(model: nn.Module, initial: Sequence[Params]) -> None:
     if not isinstance(initial, Sequence) or not initial:
         raise ArgumentError(
             "`initial` must be a list with the initial parameters of each member; "
-            f"got {type(initial).__name__} that is empty or no list."
+            f"got an empty or invalid {type(initial).__name__}."
         )
     for start in initial:
         check_same_structure(model=trainable, initial=start)
@@ -185,7 +186,8 @@ def _each(argument: str, value: PerMember, members: int) -> Tensor:
     numbers = [value] * members if isinstance(value, int | float) else list(value)
     if len(numbers) != members or not all(is_number(number) for number in numbers):
         raise ArgumentError(
-            f"`{argument}` must be a number or {members} numbers, one a member; got {value!r}."
+            f"`{argument}` must be a number or {members} numbers, one per member; got "
+            f"{value!r}."
         )
     each = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
     if not bool((each.isfinite() & (each >= 0)).all()):
@@ -197,12 +199,12 @@ def _orders(orders: int | Sequence[int], members: int, data: Data) -> list[int]:
     seeds = [orders] * members if isinstance(orders, int) else list(orders)
     if len(seeds) != members:
         raise ArgumentError(
-            f"`orders` must be one seed or {members} seeds, one a member; got {len(seeds)}."
+            f"`orders` must be one seed or {members} seeds, one per member; got {len(seeds)}."
         )
     if len(set(seeds)) > 1 and not isinstance(data, Dataset):
         raise ArgumentError(
-            "`orders` must be one number where `data` is a list of batches; "
-            "give a Dataset to shuffle it for each member."
+            "`orders` must be one number if `data` is a list of batches; pass a Dataset to "
+            "shuffle it for each member."
         )
     return seeds
 

@@ -1,4 +1,4 @@
-"""The loss of many networks on the same data."""
+"""Evaluate many networks on the same data."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def evaluate_ensemble(
     batch_size: int = 256,
     together: int = TOGETHER,
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The mean loss of each member, in eval mode, weighted by batch size.
+    """Mean loss of each member in eval mode, weighted by batch size.
 
     Args:
         model: the architecture; not changed.
@@ -34,25 +34,25 @@ def evaluate_ensemble(
             `EnsembleRun.states` and `.checkpoints`.
         data: a `Dataset`, or batches.
         loss: a name for `build_loss` ("error" gives the share of wrong classes), a criterion
-            that it built, or `loss(model, batch)`. None takes what fits the data.
-        batch_size: examples a batch, where `data` is a data set.
-        together: members computed side by side; bounds the memory.
+            built by it, or `loss(model, batch)`. None selects by task.
+        batch_size: examples per batch, if `data` is a data set.
+        together: number of members computed at once; limits the memory.
 
     Returns:
-        float64, shape (members,); NaN or infinite where a loss is.
+        float64, shape (members,); NaN or infinite if a loss is.
 
     Raises:
-        StructureError: a parameter of the model is missing in `states`.
-        ArgumentError: sizes below 1.
-        UnknownNameError: an unknown loss (with the nearest match).
-        DataError: no batches.
-        LossError: model, loss and batches do not fit.
+        StructureError: a parameter of the model is missing from `states`.
+        ArgumentError: a size is below 1.
+        UnknownNameError: the loss is unknown (the message gives the nearest match).
+        DataError: there are no batches.
+        LossError: model, loss and batches do not match.
     """
     check_at_least("together", together, 1)
     named = dict(model.named_parameters())
     missing = [name for name, p in named.items() if p.requires_grad and name not in states]
     if missing:
-        raise StructureError(f"`states` has no entry '{missing[0]}'; give all parameters.")
+        raise StructureError(f"`states` has no entry '{missing[0]}'; pass all parameters.")
     device = next(iter(named.values())).device
     plan = make_plan(data, batch_size, device)
     measure = as_loss(loss, task_of(data))
@@ -74,11 +74,11 @@ def evaluate_ensemble(
 def _evaluate(model: nn.Module, states: Params, plan: Plan, loss: Loss) -> Any:
     buffers = dict(model.named_buffers())
     weights = {name: value for name, value in states.items() if name not in buffers}
-    kept = {name: value for name, value in states.items() if name in buffers}
+    member_buffers = {name: value for name, value in states.items() if name in buffers}
     losses_of = member_losses(model, loss, shared=True)
     total, weight = torch.zeros((), dtype=torch.float64), 0
     for batch in plan.in_order():
         size = size_of(batch)
-        total = total + size * losses_of(weights, kept, batch).double().cpu()
+        total = total + size * losses_of(weights, member_buffers, batch).double().cpu()
         weight += size
     return (total / weight).numpy()

@@ -1,4 +1,4 @@
-"""Paths that must exist, and short reasons for messages."""
+"""Paths that must exist, and short error reasons for messages."""
 
 from pathlib import Path
 
@@ -24,6 +24,6 @@ def existing_folder(path: str | Path, what: str) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, short enough to stand in brackets."""
+    """Message of an error, short enough for parentheses."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].removesuffix(".")

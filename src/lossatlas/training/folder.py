@@ -26,7 +26,7 @@ def load_folder(
     root = existing_folder(path, "a folder with one subfolder of pictures for each class")
     classes = sorted(child for child in root.iterdir() if child.is_dir())
     if not classes:
-        raise DataError(f"'{root}' has no subfolders; put each class into one of its own.")
+        raise DataError(f"'{root}' has no subfolders; put each class into its own subfolder.")
     chosen = list(_in_turn([_pictures(folder) for folder in classes]))[:examples]
     pictures = decode(
         ((f"'{file}'", read_picture(file)) for _, file in chosen), size=size, channels=channels
@@ -50,6 +50,6 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _in_turn(files: list[list[Path]]) -> Iterator[tuple[int, Path]]:
-    """One picture of each class, then the next of each: any prefix holds all classes."""
+    """Images of all classes in turn, so that any prefix contains all classes."""
     for group in zip_longest(*files):
         yield from ((label, file) for label, file in enumerate(group) if file is not None)

@@ -1,4 +1,4 @@
-"""Pictures to tensors: PNG and JPEG through pillow, to one size, with a normalization."""
+"""Pictures to tensors: PNG and JPEG through pillow, with a common size and a normalization."""
 
 import io
 import struct
@@ -33,7 +33,7 @@ def decode(
     size: int | None = None,
     channels: int | None = None,
 ) -> Tensor:
-    """Decode pictures that all have one size."""
+    """Decode images of equal size."""
     if size is not None:
         check_at_least("size", size, 1)
     if channels not in {None, 1, 3}:
@@ -112,7 +112,7 @@ def _decode(name: str, content: bytes, size: int | None, channels: int | None) -
                 picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise DataError(
-            f"{name} is not a whole PNG or JPEG picture ({reason(error)}); "
+            f"{name} is not a complete PNG or JPEG picture ({reason(error)}); "
             "remove or replace it."
         ) from None
     array = np.asarray(picture, dtype=np.uint8)

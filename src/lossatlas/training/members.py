@@ -1,4 +1,4 @@
-"""The losses of many networks of one architecture on their batches, in one pass."""
+"""Losses of many networks of one architecture on their batches, in one pass."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -20,7 +20,7 @@ _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Identity)
 
 
 def member_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
-    """How to compute the mean loss of each member."""
+    """Return a function that computes the mean loss of each member."""
     if (
         is_dense(model)
         and isinstance(loss, Supervised)
@@ -31,7 +31,7 @@ def member_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
         losses = vmapped_losses(model, loss, shared=shared)
 
     def named(weights: Params, buffers: Params, batch: Batch) -> Tensor:
-        with wrap_errors("`loss`", "check that model, loss and data fit."):
+        with wrap_errors("`loss`", "check that model, loss and data match."):
             return losses(weights, buffers, batch)
 
     return named
@@ -39,10 +39,10 @@ def member_losses(model: nn.Module, loss: Loss, *, shared: bool) -> Losses:
 
 def is_dense(model: nn.Module) -> bool:
     """Whether a model is a plain chain of dense layers and activations."""
-    known = (nn.Linear, *_ELEMENTWISE)
+    supported = (nn.Linear, *_ELEMENTWISE)
     return (
         type(model) is nn.Sequential
-        and all(type(layer) in known or _flattens(layer) for layer in model)
+        and all(type(layer) in supported or _flattens(layer) for layer in model)
         and all(value.requires_grad for value in model.parameters())
         and len(list(model.parameters(recurse=True))) == len(model.state_dict())
     )

@@ -1,4 +1,4 @@
-"""Models by name: what `--model` takes."""
+"""Models by name, as for `--model`."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -24,11 +24,11 @@ from lossatlas.training.vit import ViT
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model that is known by name.
+    """A built-in model architecture.
 
     Attributes:
-        build: makes it; the sizes that it needs are keywords.
-        normalization: what its pictures are divided by (see `images.normalized`).
+        build: function that builds it; its sizes are keywords.
+        normalization: normalization of its images (see `images.normalized`).
     """
 
     build: Callable[..., nn.Module]
@@ -48,26 +48,27 @@ MODELS: dict[str, Architecture] = {
 def build_model(
     spec: str, dataset: Dataset | None = None, *, seed: int = 0, **options: Any
 ) -> nn.Module:
-    """Build a model by its name; its sizes follow the data.
+    """Build a model by name, with sizes taken from the data.
 
     Args:
-        spec: `mlp`, `cnn`, `resnet20`, `resnet56`, `vit` or `chargpt`, with arguments where
-            wanted, as in `mlp(64, 64)` or `chargpt(layers=4, tied=False)`; or
-            `package.module:factory` or `path/file.py:factory`, which gives a `torch.nn.Module`.
-        dataset: where the sizes come from. A factory gets, by name, what it asks for without a
-            default among `dataset` and the names of `sizes_of`. Lazy layers are given two of
-            its examples.
-        seed: fixes the initial weights; the global random states are not touched.
-        **options: arguments by name; they win over those in `spec` and over the data's sizes.
+        spec: `mlp`, `cnn`, `resnet20`, `resnet56`, `vit` or `chargpt`, with optional arguments,
+            as in `mlp(64, 64)` or `chargpt(layers=4, tied=False)`; or `package.module:factory`
+            or `path/file.py:factory`, which returns a `torch.nn.Module`.
+        dataset: data set that determines the sizes. A factory receives by name those of its
+            parameters without defaults that are `dataset` or names of `sizes_of`. Lazy layers
+            are initialized with two examples.
+        seed: seed of the initial weights; global random states are not changed.
+        **options: arguments by name, with precedence over those in `spec` and the sizes of the
+            data.
 
     Returns:
         A new model on the CPU.
 
     Raises:
-        UnknownNameError: an unknown name or option (with the nearest match).
-        ArgumentError: a size that neither the data nor the options give, or that cannot be.
-        ModelError: the factory fails, or gives something else than a module.
-        FileError: the factory's file is missing.
+        UnknownNameError: the name or option is unknown (the message gives the nearest match).
+        ArgumentError: a size is invalid, or given neither by the data nor by the options.
+        ModelError: the factory fails, or does not return a module.
+        FileError: the file of the factory is missing.
 
     Examples:
         >>> build_model("mlp(32)", features=64, outputs=10).fc1
@@ -84,16 +85,16 @@ def build_model(
 def initial_weights(
     spec: str, dataset: Dataset | None = None, *, seeds: Iterable[int], **options: Any
 ) -> list[dict[str, Tensor]]:
-    """The weights that `build_model` gives for several seeds: where an ensemble starts.
+    """Initial weights from `build_model` for several seeds, to start an ensemble.
 
     Args:
         spec: as for `build_model`.
-        dataset: where the sizes come from.
-        seeds: one for each start.
+        dataset: data set that determines the sizes.
+        seeds: one seed per member.
         **options: as for `build_model`.
 
     Returns:
-        Trainable parameters, name -> tensor, one mapping a seed.
+        Trainable parameters, one mapping name -> tensor per seed.
 
     Raises:
         AtlasError: as for `build_model`.
@@ -106,16 +107,16 @@ def initial_weights(
 
 
 def normalization_of(spec: str) -> str:
-    """The normalization of pictures that a model was made for.
+    """Image normalization that a model expects.
 
     Args:
         spec: as for `build_model`.
 
     Returns:
-        A name for `load_dataset(..., normalize=)`; "unit" for models of one's own.
+        A name for `load_dataset(..., normalize=)`; "unit" for user-defined models.
 
     Raises:
-        UnknownNameError: an unknown name.
+        UnknownNameError: the name is unknown.
 
     Examples:
         >>> normalization_of("resnet20")
@@ -127,7 +128,7 @@ def normalization_of(spec: str) -> str:
 
 
 def sizes_of(dataset: Dataset) -> dict[str, int]:
-    """The sizes that a model may follow."""
+    """Sizes of a data set that models use."""
     first = dataset.inputs[0]
     sizes = {"outputs": dataset.outputs}
     if dataset.task == "language":
@@ -157,22 +158,28 @@ def _built(
     *,
     follow: bool,
 ) -> nn.Module:
-    asked = call.options | options
-    taken = _keywords(build)
-    if taken is not None:
-        for name in asked:
-            check_one_of(f"option of {call.name}", name, taken)
+    requested = call.options | options
+    accepted = _keywords(build)
+    if accepted is not None:
+        for name in requested:
+            check_one_of(f"option of {call.name}", name, accepted)
         sizes = {} if dataset is None else {"dataset": dataset, **sizes_of(dataset)}
-        wanted = taken if follow else [name for name, given in taken.items() if not given]
-        asked = {name: sizes[name] for name in wanted if name in sizes} | asked
-        _check_complete(call, taken, asked)
-    remedy = "look at what it is given, or at its code."
+        wanted = (
+            accepted
+            if follow
+            else [name for name, has_default in accepted.items() if not has_default]
+        )
+        requested = {name: sizes[name] for name in wanted if name in sizes} | requested
+        _check_complete(call, accepted, requested)
+    remedy = "check its arguments or its code."
     failing = wrap_errors(f"`model`: '{call.name}'", remedy, ModelError)
     with seeded(seed, "initial weights"), failing:
-        model = build(*call.args, **asked)
+        model = build(*call.args, **requested)
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
-            raise ModelError(f"'{call.name}' must give a torch.nn.Module; it gave {kind}.")
+            raise ModelError(
+                f"'{call.name}' must return a torch.nn.Module; it returned {kind}."
+            )
         _give_sizes(model, dataset)
     return model
 
@@ -197,10 +204,15 @@ def _keywords(build: Callable[..., Any]) -> dict[str, bool] | None:
     return {p.name: p.default is not p.empty for p in parameters if p.kind in named}
 
 
-def _check_complete(call: Call, taken: dict[str, bool], asked: dict[str, Any]) -> None:
-    missing = [name for name, given in taken.items() if not given and name not in asked]
+def _check_complete(call: Call, accepted: dict[str, bool], requested: dict[str, Any]) -> None:
+    missing = [
+        name
+        for name, has_default in accepted.items()
+        if not has_default and name not in requested
+    ]
     if len(missing) > len(call.args):
         raise ArgumentError(
             f"'{call.name}' needs {', '.join(f'`{name}`' for name in missing)}, which the data "
-            f"do not give; say it, as in '{call.name}({missing[0]}=...)', or take another."
+            f"do not determine; pass it, as in '{call.name}({missing[0]}=...)', or use another "
+            "model."
         )

@@ -1,4 +1,4 @@
-"""Small networks for pictures and vectors."""
+"""Small networks for images and vectors."""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -41,8 +41,8 @@ def cnn(
     rows, columns = (side >> len(stages) for side in (height, width))
     if not rows or not columns:
         raise ArgumentError(
-            f"`cnn` with {len(stages)} stages takes pictures of at least {2 ** len(stages)} "
-            f"pixels a side; got {height}x{width}: give fewer widths, as in 'cnn(16)'."
+            f"`cnn` with {len(stages)} stages needs pictures of at least {2 ** len(stages)} "
+            f"pixels per side; got {height}x{width}: use fewer widths, as in 'cnn(16)'."
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (before, after) in enumerate(pairwise((channels, *stages)), start=1):

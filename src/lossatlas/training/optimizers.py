@@ -22,16 +22,18 @@ def build_optimizer(
     weights: Iterable[Tensor],
     lr: float | None = None,
 ) -> Optimizer:
-    """Make an optimizer by its name or by a callable."""
+    """Build an optimizer by name or from a callable."""
     if lr is not None:
         check_positive("lr", lr)
-    asked = {} if lr is None else {"lr": lr}
+    requested = {} if lr is None else {"lr": lr}
     if isinstance(optimizer, str):
         check_one_of("optimizer", optimizer, OPTIMIZERS)
         make, settings = OPTIMIZERS[optimizer]
-        return make(list(weights), **(settings | asked))
-    made = optimizer(list(weights), **asked)
+        return make(list(weights), **(settings | requested))
+    made = optimizer(list(weights), **requested)
     if not isinstance(made, Optimizer):
         kind = type(made).__name__
-        raise ArgumentError(f"`optimizer` must make a torch.optim.Optimizer; it made {kind}.")
+        raise ArgumentError(
+            f"`optimizer` must return a torch.optim.Optimizer; it returned {kind}."
+        )
     return made

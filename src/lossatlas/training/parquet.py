@@ -1,4 +1,4 @@
-"""Labeled pictures in a parquet file, as the Hugging Face hub keeps them."""
+"""Labeled images in a parquet file, as on the Hugging Face hub."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def load_parquet(
     except ImportError:
         raise MissingDependencyError(
             f"'{source}' is a parquet file, and pyarrow is not installed; pip install "
-            "'lossatlas[parquet]', or give the data as .npz."
+            "'lossatlas[parquet]', or pass the data as .npz."
         ) from None
     try:
         with pq.ParquetFile(source) as table:
@@ -49,8 +49,8 @@ def load_parquet(
         raise
     except (pa.ArrowException, OSError) as error:
         raise FileError(
-            f"'{source}' is damaged, cut off or not parquet ({reason(error)}); "
-            "fetch or write it again."
+            f"'{source}' is corrupt, truncated or not parquet ({reason(error)}); download or "
+            "write it again."
         ) from None
     return Dataset(
         normalized(pictures, normalize), labels[:count].clone(), source.stem, classes=classes
@@ -69,10 +69,10 @@ def _check_columns(source: Path, names: list[str], *wanted: str) -> None:
 def _labels(source: Path, table: Any, label: str) -> tuple[torch.Tensor, tuple[str, ...]]:
     import pyarrow as pa
 
-    # One number a row: reading all of them keeps the classes the same for every `examples`.
+    # One number per row: reading all of them keeps the classes equal for every `examples`.
     column = table.read(columns=[label]).column(label)
     if not len(column):
-        raise DataError(f"'{source}' has no rows; give a file that has some.")
+        raise DataError(f"'{source}' has no rows; pass a non-empty file.")
     if column.null_count:
         raise DataError(
             f"'{source}' has {column.null_count} rows without '{label}'; drop them."
@@ -82,8 +82,8 @@ def _labels(source: Path, table: Any, label: str) -> tuple[torch.Tensor, tuple[s
     values = column.to_pylist()
     if not all(isinstance(value, str) for value in values):
         raise DataError(
-            f"column '{label}' of '{source}' must hold whole numbers or names; "
-            f"got {column.type}: name another with '#label=...'."
+            f"column '{label}' of '{source}' must hold integers or names; got {column.type}: "
+            "select another with '#label=...'."
         )
     classes = tuple(sorted(set(values)))
     index = {name: number for number, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""How long a training is, which batch comes when, and what is kept on the way."""
+"""Length, batch order and checkpoints of a training run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ Data = Dataset | Sequence[Batch]
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches of a training: step -> batch, a pure function of the data and the seed.
+    """Batches of a training run: step -> batch, a pure function of the data and the seed.
 
     Attributes:
-        data: a data set, shuffled anew for each epoch, or batches, walked in their order.
-        batch_size: examples a batch; batches that are given keep their size.
+        data: a data set, reshuffled every epoch, or batches, used in their order.
+        batch_size: examples per batch; given batches keep their size.
     """
 
     data: Data
@@ -30,13 +30,13 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches there are; the last one of an epoch may be smaller."""
+        """Number of batches per epoch; the last one may be smaller."""
         if isinstance(self.data, Dataset):
             return -(-len(self.data) // self.batch_size)
         return len(self.data)
 
     def in_order(self) -> Sequence[Batch]:
-        """All batches once, nothing shuffled."""
+        """All batches once, not shuffled."""
         if isinstance(self.data, Dataset):
             return self.data.batches(self.batch_size)
         return self.data
@@ -54,7 +54,7 @@ class Plan:
             yield self.data.inputs[rows], self.data.targets[rows]
 
     def walk_each(self, seeds: Sequence[int], stop: int) -> Iterator[Batch]:
-        """The batches of many trainings side by side, each with its own order of the data."""
+        """Batches of many runs together, each with its own data order."""
         if not isinstance(self.data, Dataset):
             yield from self.walk(0, 0, stop)
             return
@@ -70,7 +70,7 @@ class Plan:
 
 
 def make_plan(data: Data, batch_size: int, device: torch.device) -> Plan:
-    """Check the data and bring them to the device."""
+    """Check the data and move them to the device."""
     if isinstance(data, Dataset):
         check_at_least("batch_size", batch_size, 1)
         return Plan(data.to(device), batch_size)
@@ -79,16 +79,14 @@ def make_plan(data: Data, batch_size: int, device: torch.device) -> Plan:
 
 
 def task_of(data: Data) -> str:
-    """What the data are for."""
+    """Task of the data."""
     return data.task if isinstance(data, Dataset) else "classification"
 
 
 def count_steps(plan: Plan, epochs: int | None, steps: int | None) -> int:
-    """The length of a training."""
+    """Number of steps of a training run."""
     if (epochs is None) == (steps is None):
-        raise ArgumentError(
-            "give `epochs` or `steps`, one of the two, to say how long to train."
-        )
+        raise ArgumentError("pass either `epochs` or `steps` to set the length of training.")
     if steps is not None:
         check_at_least("steps", steps, 1)
         return steps
@@ -97,13 +95,13 @@ def count_steps(plan: Plan, epochs: int | None, steps: int | None) -> int:
 
 
 def kept_steps(keep: int | Sequence[int], steps: int) -> tuple[int, ...]:
-    """When to keep the weights."""
+    """Steps at which checkpoints are kept."""
     if isinstance(keep, Sequence):
         for step in keep:
             check_at_least("keep", step, 0)
         if any(step > steps for step in keep):
             raise ArgumentError(
-                f"`keep` must name steps up to {steps}, the last one; got {max(keep)}."
+                f"`keep` must contain steps up to {steps}, the last one; got {max(keep)}."
             )
         return tuple(sorted(set(keep)))
     check_at_least("keep", keep, 0)

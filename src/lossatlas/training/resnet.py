@@ -9,12 +9,12 @@ _WIDTHS = (16, 32, 64)
 
 
 class ResNet(nn.Module):
-    """A residual network of the CIFAR family; the names are those of the common checkpoints.
+    """A residual network of the CIFAR family, with the parameter names of common checkpoints.
 
     Args:
         blocks: residual blocks in each of the three stages: 3 gives ResNet-20, 9 ResNet-56.
-        channels: of the pictures.
-        outputs: classes.
+        channels: image channels.
+        outputs: number of classes.
 
     Source: He et al., CVPR 2016, sec. 4.2, shortcut A, arXiv:1512.03385.
     """
@@ -32,7 +32,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of pictures."""
+        """Logits of images."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return cast(Tensor, self.linear(x.mean((2, 3))))
@@ -41,13 +41,13 @@ class ResNet(nn.Module):
 class BasicBlock(nn.Module):
     """Two convolutions with a shortcut that has no parameters.
 
-    Where the size changes, the shortcut takes every second pixel and fills the new channels,
-    half of them on each side, with zeros.
+    If the size changes, the shortcut takes every second pixel and pads the channels with zeros,
+    half of them on each side.
 
     Args:
-        inputs: channels that come.
-        outputs: channels that go.
-        stride: of the first convolution.
+        inputs: input channels.
+        outputs: output channels.
+        stride: stride of the first convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -57,7 +57,7 @@ class BasicBlock(nn.Module):
         self.stride, self.fill = stride, (outputs - inputs) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's function."""
+        """Apply the block."""
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(out + self._shortcut(x))
 

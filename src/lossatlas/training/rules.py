@@ -12,7 +12,7 @@ Stack = Sequence[Tensor]
 
 
 class Rule(Protocol):
-    """How weights move: made for one training, it keeps what it remembers between steps."""
+    """An update rule with state, for one training run."""
 
     def step(self, weights: Stack, gradients: Stack, rates: Tensor) -> None:
         """Move the weights in place."""
@@ -25,8 +25,8 @@ class SGD:
 
     Attributes:
         decay: weight decay of each member, shape (members,).
-        momentum: of all members.
-        velocity: grows with the first step.
+        momentum: momentum of all members.
+        velocity: created at the first step.
     """
 
     decay: Tensor
@@ -53,11 +53,11 @@ class AdamW:
 
     Attributes:
         decay: weight decay of each member, shape (members,).
-        betas: forgetting of the mean and of the mean square.
+        betas: decay rates of the mean and the mean square.
         eps: added to the root.
-        mean: grows with the first step.
-        square: grows with the first step.
-        count: steps done.
+        mean: created at the first step.
+        square: created at the first step.
+        count: number of steps.
 
     Source: Loshchilov and Hutter, ICLR 2019, algorithm 2, arXiv:1711.05101.
     """
@@ -89,5 +89,5 @@ class AdamW:
 
 
 def per_member(numbers: Tensor, like: Tensor) -> Tensor:
-    """One number a member, shaped to go with a stacked tensor."""
+    """One number per member, shaped to broadcast with a stacked tensor."""
     return numbers.view(-1, *(1,) * (like.ndim - 1))

@@ -19,15 +19,15 @@ from lossatlas.training.dataset import Dataset
 ScaledFamily = Callable[[int, Dataset, int], tuple[nn.Module, float]]
 # (inputs of the layer, is it the last one) -> (factor of its products, spread of its weights).
 Scaling = Callable[[int, bool], tuple[float, float]]
-_SCALING = "it is called as scaling(inputs, is_last) and must give (factor, spread)."
+_SCALING = "it is called as scaling(inputs, is_last) and must return (factor, spread)."
 
 
 class ScaledLinear(nn.Module):
-    """A dense layer without bias whose products are multiplied by a fixed number.
+    """A dense layer without bias whose output is multiplied by a fixed factor.
 
     Args:
         weight: shape (outputs, inputs).
-        factor: what products are multiplied with.
+        factor: factor of the output.
 
     Examples:
         >>> ScaledLinear(torch.ones(1, 2), 0.5)(torch.tensor([1.0, 2.0]))
@@ -58,17 +58,17 @@ def scaled_mlp(
     """A ReLU network without biases.
 
     Args:
-        width: of its hidden layers.
-        data: its inputs and outputs are theirs.
-        seed: what weights are drawn from.
-        scaling: factor and spread of each layer.
-        hidden: hidden layers.
+        width: width of the hidden layers.
+        data: data set that determines inputs and outputs.
+        seed: random seed of the weights.
+        scaling: function that returns factor and spread of each layer.
+        hidden: number of hidden layers.
 
     Returns:
-        The network; its weights depend on seed and width alone.
+        The network; its weights depend only on seed and width.
 
     Raises:
-        ArgumentError: sizes below 1, or a scaling that gives no pair of numbers.
+        ArgumentError: a size is below 1, or `scaling` does not return a pair of numbers.
 
     Examples:
         >>> from lossatlas.training import load_dataset

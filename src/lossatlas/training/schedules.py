@@ -16,7 +16,7 @@ def constant(step: int, steps: int) -> float:
 
 
 def cosine(step: int, steps: int) -> float:
-    """Half a cosine from 1 down to 0, which it would reach one step after the last."""
+    """Half a cosine from 1 to 0, which would be reached one step after the last."""
     return 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
 
 
@@ -24,7 +24,7 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}
 
 
 def build_schedule(schedule: str | Schedule) -> Schedule:
-    """A schedule by its name, or one's own."""
+    """Return a schedule by name, or a user-defined one."""
     if callable(schedule):
         return _checked(schedule)
     if not isinstance(schedule, str):

@@ -1,4 +1,4 @@
-"""Randomness of code that knows only global generators: seeded inside, untouched outside."""
+"""Seed code that uses global generators, and restore their states afterwards."""
 
 import random
 from collections.abc import Iterator
@@ -33,12 +33,12 @@ def reseed(seed: int, device: torch.device | None = None) -> None:
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
-    """The order in which an epoch walks over the examples: a pure function of its arguments.
+    """Order of the examples in an epoch: a pure function of its arguments.
 
     Args:
         seed: the seed of the data order.
-        epoch: from 0.
-        examples: how many there are.
+        epoch: number of the epoch, from 0.
+        examples: number of examples.
 
     Returns:
         A permutation, int64, shape (examples,).

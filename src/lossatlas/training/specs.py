@@ -1,4 +1,4 @@
-"""The small language of the command line: `mlp(64, 64)`, `npz:FILE#x=images`, `a.b:make`."""
+"""Parse command-line specifications: `mlp(64, 64)`, `npz:FILE#x=images`, `a.b:make`."""
 
 import ast
 import importlib
@@ -30,7 +30,7 @@ class Call:
     """A name with arguments, as in `chargpt(layers=2, tied=False)`.
 
     Attributes:
-        name: what stands before the bracket.
+        name: the name before the parenthesis.
         args: the positional arguments.
         options: the arguments by name.
     """
@@ -44,14 +44,15 @@ def parse_call(argument: str, spec: object) -> Call:
     """Read `name` or `name(1, 2, key=value)`; values are Python literals or bare words.
 
     Args:
-        argument: how the caller calls it, for the message.
-        spec: the text.
+        argument: name of the argument, for error messages.
+        spec: the string.
 
     Returns:
         The parts.
 
     Raises:
-        ArgumentError: not a text, or the brackets do not hold plain values.
+        ArgumentError: `spec` is not a string, or the parentheses contain more than plain
+            values.
 
     Examples:
         >>> parse_call("model", "mlp(64, 64, activation=tanh)")
@@ -59,11 +60,11 @@ def parse_call(argument: str, spec: object) -> Call:
     """
     if not isinstance(spec, str) or not spec.strip():
         raise ArgumentError(f"`{argument}` must be a name such as 'mlp(64)'; got {spec!r}.")
-    name, bracket, rest = spec.strip().partition("(")
+    name, bracket, remainder = spec.strip().partition("(")
     if not bracket:
         return Call(name)
     try:
-        args, options = _arguments(rest)
+        args, options = _arguments(remainder)
     except (SyntaxError, ValueError):
         raise ArgumentError(
             f"`{argument}` must look like 'name(64, key=value)', plain values; got {spec!r}."
@@ -75,10 +76,10 @@ def split_options(spec: str) -> tuple[str, dict[str, Any]]:
     """Separate `PATH#key=value,key=value` into the path and the options.
 
     Args:
-        spec: the text; a `#` that no `key=` follows belongs to the path.
+        spec: the string; a `#` not followed by `key=` belongs to the path.
 
     Returns:
-        The path and the options; whole numbers become int.
+        The path and the options; integers become int.
 
     Examples:
         >>> split_options("faces.npz#x=pixels,size=32")
@@ -99,20 +100,20 @@ def is_factory(spec: object) -> bool:
 
 
 def find_factory(argument: str, spec: str) -> Callable[..., Any]:
-    """Import what `package.module:name` or `path/file.py:name` names; the code there runs."""
+    """Import what `package.module:name` or `path/file.py:name` refers to, running its code."""
     match = _FACTORY.fullmatch(spec.strip())
     if match is None:
         raise ArgumentError(f"`{argument}` must look like 'package.module:name'; got {spec!r}.")
-    place, name = match["place"], match["name"]
+    location, name = match["place"], match["name"]
     module = (
-        _import_file(argument, Path(place).expanduser())
-        if place.endswith(".py")
-        else _import_name(argument, place)
+        _import_file(argument, Path(location).expanduser())
+        if location.endswith(".py")
+        else _import_name(argument, location)
     )
     factory = getattr(module, name, None)
     if factory is None:
         raise UnknownNameError(
-            f"`{argument}`: '{place}' has no '{name}'{nearest(name, vars(module))}."
+            f"`{argument}`: '{location}' has no '{name}'{nearest(name, vars(module))}."
         )
     if not callable(factory):
         kind = type(factory).__name__
@@ -124,7 +125,7 @@ def _import_name(argument: str, name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ArgumentError(
             f"`{argument}` must look like 'package.module:name' or 'path/file.py:name'; "
-            f"got the place {name!r}."
+            f"got {name!r}."
         )
     with _importing_from(Path.cwd()), _running(argument, name):
         try:
@@ -132,8 +133,8 @@ def _import_name(argument: str, name: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name and (name == error.name or name.startswith(f"{error.name}.")):
                 raise UnknownNameError(
-                    f"`{argument}`: there is no module '{error.name}' here; "
-                    "install it, or give the path: 'path/file.py:name'."
+                    f"`{argument}`: there is no module '{error.name}'; install it, or use its "
+                    "path: 'path/file.py:name'."
                 ) from None
             raise _missing(argument, name, error) from None
         except SyntaxError as error:
@@ -162,15 +163,18 @@ def _import_file(argument: str, path: Path) -> ModuleType:
     return module
 
 
-def _missing(argument: str, place: str, error: ModuleNotFoundError) -> MissingDependencyError:
+def _missing(
+    argument: str, location: str, error: ModuleNotFoundError
+) -> MissingDependencyError:
     return MissingDependencyError(
-        f"`{argument}`: '{place}' imports '{error.name}', which is not installed; install it."
+        f"`{argument}`: '{location}' imports '{error.name}', which is not installed; install "
+        "it."
     )
 
 
-def _running(argument: str, place: str) -> AbstractContextManager[None]:
-    what = f"`{argument}`: '{place}'"
-    return wrap_errors(what, "it runs when it is imported: look at its code.", ModelError)
+def _running(argument: str, location: str) -> AbstractContextManager[None]:
+    what = f"`{argument}`: '{location}'"
+    return wrap_errors(what, "it runs when it is imported: check its code.", ModelError)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Arrays from an npz file; object arrays are refused, nothing is ever unpickled."""
+"""Arrays from an npz file; object arrays are rejected, nothing is ever unpickled."""
 
 import zipfile
 import zlib
@@ -33,7 +33,7 @@ def load_npz(
             "every example needs one of each."
         )
     if not len(inputs):
-        raise DataError(f"'{source}' has no rows; give a file that has some.")
+        raise DataError(f"'{source}' has no rows; pass a non-empty file.")
     task, goal, classes = _targets(f"'{y}' of '{source}'", targets)
     return Dataset(
         _inputs(f"'{x}' of '{source}'", inputs[:count]),
@@ -59,8 +59,8 @@ def _read(source: Path, names: tuple[str, str]) -> list[Array]:
         if isinstance(error, FileError | DataError):
             raise
         raise FileError(
-            f"'{source}' is damaged, cut off or not npz ({_without_advice(error)}); "
-            "write it again with numpy.savez."
+            f"'{source}' is corrupt, truncated or not npz ({_without_advice(error)}); write it "
+            "again with numpy.savez."
         ) from None
 
 
@@ -79,13 +79,15 @@ def _array(source: Path, archive: Any, name: str) -> Array:
             raise
         raise DataError(_objects(source, name)) from None
     if not isinstance(array, np.ndarray):
-        raise FileError(f"'{name}' of '{source}' is damaged; write it again with numpy.savez.")
+        raise FileError(f"'{name}' of '{source}' is corrupt; write it again with numpy.savez.")
     if array.dtype.kind not in "buif":
         raise DataError(
             f"'{name}' of '{source}' must hold numbers; got {array.dtype}: convert it first."
         )
     if array.ndim == 0:
-        raise DataError(f"'{name}' of '{source}' is a single number; give one row an example.")
+        raise DataError(
+            f"'{name}' of '{source}' is a single number; store one row per example."
+        )
     return array
 
 
@@ -119,7 +121,7 @@ def _targets(what: str, array: Array) -> tuple[TaskKind, Tensor, tuple[str, ...]
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise DataError(
-            f"{what} must hold one class an example, shape (n,); got {array.shape}: "
+            f"{what} must hold one class per example, shape (n,); got {array.shape}: "
             "store it as floats for a regression."
         )
     low, high = int(labels.min()), int(labels.max())

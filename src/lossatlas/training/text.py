@@ -1,4 +1,4 @@
-"""Characters of a text: predict the next one."""
+"""Next-character prediction on a text."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lossatlas.training.files import existing_file
 
 
 def load_text(path: str | Path, *, examples: int | None = None, block: int = 64) -> Dataset:
-    """Cut a text into disjoint blocks; the target is the block one character later."""
+    """Split a text into disjoint blocks; targets are shifted by one character."""
     check_at_least("block", block, 1)
     source = existing_file(path, "a text file")
     try:
@@ -24,7 +24,7 @@ def load_text(path: str | Path, *, examples: int | None = None, block: int = 64)
     if count < 1:
         raise DataError(
             f"'{source}' has {len(text)} characters; it must have more than one block of "
-            f"{block}: give a longer text or a smaller block, as in '#block=16'."
+            f"{block}: use a longer text or a smaller block, as in '#block=16'."
         )
     vocabulary = tuple(sorted(set(text)))
     index = {character: number for number, character in enumerate(vocabulary)}

@@ -1,4 +1,4 @@
-"""One training loop, for every room that needs a trained network or a trajectory."""
+"""The training loop used throughout the library."""
 
 import math
 import time
@@ -36,17 +36,18 @@ from lossatlas.training.seeding import reseed
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a callback sees after an update.
+    """Information passed to a callback after an update.
 
     Attributes:
-        step: updates done so far, from 1.
-        epoch: walks over the data begun before this one, from 0.
-        loss: of the batch, before the update.
+        step: number of updates so far, from 1.
+        epoch: number of the epoch, from 0.
+        loss: loss of the batch, before the update.
         batch: the batch.
-        model: in training mode, with the gradient of the batch in `.grad`.
-        optimizer: after its step.
-        scheduler: the scheduler of the rates; None where `schedule` is None.
-        closure: the loss of the same batch at the present weights, with its graph.
+        model: the model in training mode, with the gradient of the batch in `.grad`.
+        optimizer: the optimizer after its step.
+        scheduler: the learning-rate scheduler; None if `schedule` is None.
+        closure: function that returns the loss of the same batch at the current weights, with
+            its graph.
     """
 
     step: int
@@ -61,17 +62,17 @@ class StepInfo:
 
 @dataclass(frozen=True, eq=False)
 class TrainingRun:
-    """What a training leaves.
+    """Result of a training run.
 
     Attributes:
-        losses: of each batch before its update, float64, shape (updates,); NaN or infinite at
-            the end of a run that diverged.
+        losses: loss of each batch before its update, float64, shape (updates,); NaN or infinite
+            at the end of a diverged run.
         rates: learning rate of the first group at each update, shape (updates,).
-        state: parameters and buffers at the end, copies.
-        checkpoints: the trainable parameters at `checkpoint_steps`, copies, with the running
-            statistics of normalization layers where there are any.
-        checkpoint_steps: updates done when each checkpoint was kept.
-        diverged_at: the update at which loss or weights were no longer finite; None otherwise.
+        state: copies of parameters and buffers at the end.
+        checkpoints: copies of the trainable parameters at `checkpoint_steps`, with the running
+            statistics of normalization layers, if any.
+        checkpoint_steps: number of updates before each checkpoint.
+        diverged_at: first update at which the loss or the weights were not finite, or None.
         seconds: wall time.
     """
 
@@ -108,41 +109,43 @@ def train(
     keep: int | Sequence[int] = 0,
     start: int = 0,
 ) -> TrainingRun:
-    """Train a model in place; the same seed gives the same bits.
+    """Train a model in place; equal seeds give bitwise equal results.
 
-    A loss that is not finite ends the training and is reported, not raised.
+    A non-finite loss ends the training and is reported instead of raised.
 
     Args:
-        model: trained in place; train/eval of its submodules and the global random states come
-            back as they were.
-        data: a `Dataset`, shuffled anew for each epoch, or batches, walked in their order.
-        loss: a name for `build_loss`, a criterion that it built, or `loss(model, batch)`, a
-            number or one number an example. None takes what fits the data: "mse" for a
-            regression, else "cross_entropy".
-        epochs: walks over the data; give this or `steps`.
-        steps: updates.
-        optimizer: "sgd" (momentum 0.9), "adam", "adamw", or a callable that makes one:
-            `make(parameters)`, `make(parameters, lr=lr)` where `lr` is given.
+        model: trained in place; train/eval modes of its submodules and global random states are
+            restored.
+        data: a `Dataset`, reshuffled every epoch, or batches, used in their order.
+        loss: a name for `build_loss`, a criterion built by it, or `loss(model, batch)`, which
+            returns a number or one number per example. None selects by task: "mse" for a
+            regression, otherwise "cross_entropy".
+        epochs: passes over the data; pass either this or `steps`.
+        steps: number of updates.
+        optimizer: "sgd" (momentum 0.9), "adam", "adamw", or a callable that returns one:
+            `make(parameters)`, or `make(parameters, lr=lr)` if `lr` is given.
         lr: learning rate; by default 0.1 for "sgd", 0.001 for the others.
-        batch_size: examples a batch, where `data` is a data set.
-        seed: of the data order and of dropout.
+        batch_size: examples per batch, if `data` is a data set.
+        seed: random seed of the data order and of dropout.
         schedule: "constant", "cosine" or a function (step, steps) -> share of the rate, through
-            a `LambdaLR`. None never writes the rates: a controller may.
-        callback: called with a `StepInfo` after every update; returning True ends the training.
-        keep: how many checkpoints to keep, evenly from start to end, or at which steps; a run
-            that ends early adds its last point.
-        start: updates that are done already: the training goes on with the batches and dropout
-            masks that come next. Model and optimizer must be as they were (let `optimizer`
-            make one and load its state); `steps` still counts from 0.
+            a `LambdaLR`. None leaves the rates unchanged, so a controller can set them.
+        callback: function called with a `StepInfo` after every update; returning True ends the
+            training.
+        keep: number of checkpoints to keep, evenly spaced from start to end, or their steps; a
+            run that ends early adds its last point.
+        start: number of updates already done: training continues with the next batches and
+            dropout masks. Model and optimizer must be in the same state as then (let
+            `optimizer` return one with its state loaded); `steps` still counts from 0.
 
     Returns:
         Losses, rates, final state and checkpoints.
 
     Raises:
-        ArgumentError: settings that cannot be.
-        UnknownNameError: an unknown loss, optimizer or schedule (with the nearest match).
-        DataError: no batches.
-        LossError: model or loss fail.
+        ArgumentError: settings are invalid.
+        UnknownNameError: the loss, optimizer or schedule is unknown (the message gives the
+            nearest match).
+        DataError: there are no batches.
+        LossError: the model or the loss fails.
         ModelError: there is nothing to train.
     """
     began = time.perf_counter()
@@ -211,7 +214,7 @@ class _Loop:
         # A seed for each step makes dropout independent of what callbacks draw, and resumable.
         reseed(derive_seed(self.seed, "step", step), self._device())
         self.optimizer.zero_grad(set_to_none=True)
-        with wrap_errors("`loss`", "check that model, loss and data fit."):
+        with wrap_errors("`loss`", "check that model, loss and data match."):
             value = closure()
         log.losses.append(value.item())
         log.rates.append(float(self.optimizer.param_groups[0]["lr"]))

@@ -1,4 +1,4 @@
-"""Data that a Python function of the user returns, as a `Dataset`."""
+"""Convert data returned by a user function to a `Dataset`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _MOST = 10_000_000
 
 
 def as_dataset(made: Any, spec: str, examples: int | None = None) -> Dataset:
-    """Convert what a factory returned, or raise a DataError that names the forms."""
+    """Convert the return value of a factory, or raise a DataError with the accepted forms."""
     if isinstance(made, Dataset):
         data = made
     elif isinstance(made, tuple) and len(made) == 2 and all(map(_is_tensor, made)):
@@ -44,13 +44,13 @@ def _read(made: Any, spec: str, examples: int | None) -> tuple[Tensor, Tensor]:
     if not is_indexed or other:
         raise _unreadable(spec, type(made).__name__)
     if not len(made):
-        raise DataError(f"'{spec}' holds no examples; return one that holds some.")
+        raise DataError(f"'{spec}' returned no examples; return at least one.")
     is_batch = isinstance(made, Sequence) and _is_batch(made[0])
     count = len(made) if examples is None or is_batch else min(examples, len(made))
     if count > _MOST:
         raise DataError(
-            f"'{spec}' says that it holds {count:,} examples, which are read one by one; take "
-            "some with `examples`, or return tensors."
+            f"'{spec}' has {count:,} examples, which are read one by one; limit them with "
+            "`examples`, or return tensors."
         )
     pairs = [_pair(made[k], spec) for k in range(count)]
     join = torch.cat if is_batch else torch.stack
@@ -66,8 +66,10 @@ def _pair(item: Any, spec: str) -> tuple[Tensor, Tensor]:
     if isinstance(target, int | float) and not isinstance(target, bool):
         target = torch.tensor(target)
     if target is None or not _is_tensor(parts[0]) or not _is_tensor(target):
-        told = ", ".join(type(part).__name__ for part in parts)
-        raise _unreadable(spec, f"an item ({told})" if told else f"a {type(item).__name__}")
+        described = ", ".join(type(part).__name__ for part in parts)
+        raise _unreadable(
+            spec, f"an item ({described})" if described else f"a {type(item).__name__}"
+        )
     return parts[0], target
 
 
@@ -83,8 +85,8 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _unreadable(spec: str, got: str) -> DataError:
-    place = spec.partition("(")[0].rpartition(":")[0] or "FILE.py"
+    location = spec.partition("(")[0].rpartition(":")[0] or "FILE.py"
     return DataError(
         f"'{spec}' {_FORMS}; got {got}. For a DataLoader or batches of another form write "
-        f"--objective {place}:make, where make returns a lossatlas.Objective."
+        f"--objective {location}:make, where make returns a lossatlas.Objective."
     )

@@ -10,21 +10,21 @@ from lossatlas.training.chargpt import TransformerBlock, initialize
 
 
 class ViT(nn.Module):
-    """Patches, transformer blocks without a mask, and a linear head on their mean.
+    """Vision transformer: patches, transformer blocks, and a linear head on their mean.
 
     Args:
-        channels: of the pictures.
-        height: of the pictures; a multiple of `patch`.
-        width: of the pictures; a multiple of `patch`.
-        outputs: numbers that it gives.
-        patch: pixels of a patch along each axis.
-        layers: transformer blocks.
-        dim: of the residual stream; a multiple of `heads`.
-        heads: of each attention.
+        channels: image channels.
+        height: image height; a multiple of `patch`.
+        width: image width; a multiple of `patch`.
+        outputs: number of outputs.
+        patch: side of a patch in pixels.
+        layers: number of transformer blocks.
+        dim: width of the residual stream; a multiple of `heads`.
+        heads: number of attention heads.
 
     Raises:
-        ArgumentError: sizes below 1, patches that do not tile the pictures, or a `dim` that the
-            heads do not divide.
+        ArgumentError: a size is below 1, `patch` does not divide the image size, or `dim` is
+            not a multiple of `heads`.
 
     Source: Dosovitskiy et al., ICLR 2021, arXiv:2010.11929; mean instead of a class token:
         Beyer et al., 2022, arXiv:2205.01580.
@@ -62,7 +62,7 @@ class ViT(nn.Module):
         initialize(self, layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of pictures, shape (batch, outputs)."""
+        """Logits of images, shape (batch, outputs)."""
         h = self.patches(x).flatten(2).transpose(1, 2) + self.positions.weight
         for block in self.blocks:
             h = block(h)
