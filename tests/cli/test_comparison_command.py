@@ -145,7 +145,7 @@ def test_asked_for_running_statistics_are_estimated_anew_and_it_is_said(monkeypa
     files = "n0.safetensors", "n1.safetensors", "--mode", "recalibrated"
     found = compared(monkeypatch, capsys, *files, "--model", "mine.py:normed")
     assert found["mode"] == "recalibrated"
-    assert any("were estimated anew from these data" in note for note in found["notes"])
+    assert any("were re-estimated from these data" in note for note in found["notes"])
     (saved,) = [note for note in found["notes"] if "as saved (mode eval)" in note]
     assert [ESTIMATED_ANEW, saved] == found["sentences"][-2:]
     one, two = (f"{loss:.1f}" for loss in losses_with_own_statistics())

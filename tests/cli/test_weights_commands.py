@@ -167,7 +167,7 @@ def test_written_weights_have_statistics_that_give_the_printed_loss(
     files = [f"n{k}.safetensors" for k in range(3)]
     for mode, said in (
         ("eval", "with an average of them"),
-        ("recalibrated", "anew from these"),
+        ("recalibrated", "re-estimated from these"),
     ):
         found = run(
             monkeypatch, capsys, command, *files, "--model", "mine.py:normed", "--mode", mode,

@@ -110,7 +110,7 @@ def test_errors_of_interpolated_values_hold(maps):
 def test_the_sentence_says_what_was_computed_and_what_was_not(maps):
     land, truth = maps
     told = " ".join(land.sentences())
-    exact = "highest point were computed; saddles between minima may be interpolated"
+    exact = "highest points were computed; saddles between minima may be interpolated"
     assert (exact in told) == (not land.computed.all())
     tree, full = la.merge_tree(land), la.merge_tree(truth)
     assert all(

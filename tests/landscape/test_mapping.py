@@ -354,7 +354,7 @@ def test_a_map_that_had_to_be_computed_whole_says_so():
     assert rough.computed.all()
     assert rough.evaluations == 441
     assert rough.interpolation_error == rough.interpolation_rms == 0
-    assert [n for n in rough.notes if "too rough to be interpolated" in n] == [rough.notes[-1]]
+    assert [n for n in rough.notes if "too rough to interpolate" in n] == [rough.notes[-1]]
     assert "every point was computed" in rough.notes[-1]
     for options in ({"adaptive": False, "points": 5}, {"points": 5}):
         whole = la.map_plane(objective, plane, **options)
@@ -377,8 +377,8 @@ def test_a_map_that_is_as_fine_as_the_sampling_error_and_no_finer_says_so():
     floor = 0.5 * land.stderr[land.computed].max()
     assert 0.002 * land.range < floor
     assert not land.computed.all()
-    assert f"half of their own sampling error (at most {floor:.2g})" in land.notes[-1]
-    assert f"off by {land.interpolation_error:.2g}" in land.notes[-1]
+    assert f"Where half the sampling error (at most {floor:.2g})" in land.notes[-1]
+    assert f"error is up to {land.interpolation_error:.2g}" in land.notes[-1]
     missed = np.abs(land.values - truth.values)
     assert missed.max() <= land.interpolation_error
     assert land.interpolation_rms <= floor

@@ -139,12 +139,12 @@ def test_a_comparison_has_the_losses_of_both_checkpoints():
     np.testing.assert_allclose(found.line.values[[0, -1]], losses, **RATE)
     ends = [found.first.values[2, 2], found.second.values[2, 2]]
     np.testing.assert_allclose(ends, losses, **RATE)
-    assert not any("without running statistics" in note for note in found.first.notes)
+    assert not any("have no running statistics" in note for note in found.first.notes)
     # What came out before statistics were taken along.
     bare = la.compare(objective, *map(without, states), points=5, span=0.2)
     assert abs(bare.first.values[2, 2] - losses[0]) > 1e-4
     for land in (bare.first, bare.second, bare.line):
-        assert sum("without running statistics" in note for note in land.notes) == 1
+        assert sum("have no running statistics" in note for note in land.notes) == 1
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -156,7 +156,7 @@ def test_a_survey_shows_the_losses_of_its_checkpoints(count):
     )
     np.testing.assert_allclose(found.landscape.landmark_values["trajectory"], losses, **RATE)
     bare = la.survey(objective, checkpoints=[*map(without, states)], points=5, span=0.3)
-    assert sum("without running statistics" in note for note in bare.notes) == 1
+    assert sum("have no running statistics" in note for note in bare.notes) == 1
 
 
 def test_recalibrated_statistics_do_not_depend_on_what_the_states_hold():

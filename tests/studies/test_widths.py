@@ -234,6 +234,6 @@ def test_unknown_names_are_named():
 def test_a_scaling_gives_a_factor_and_a_spread(scaling):
     data = load_dataset("digits", examples=20)
     with pytest.raises(
-        ArgumentError, match=r"`scaling` failed .* must give \(factor, spread\)"
+        ArgumentError, match=r"`scaling` failed .* must return \(factor, spread\)"
     ):
         scaled_mlp(4, data, 0, scaling=scaling)

@@ -160,9 +160,9 @@ def test_bad_graphs_are_named():
         graph([0.0, 1.0], [(0, 1)], [0.5])
     with pytest.raises(ArgumentError, match="vertex numbers 0 to 1; got 0 to 2"):
         graph([0.0, 1.0], [(0, 2)])
-    with pytest.raises(ArgumentError, match="one number an edge"):
+    with pytest.raises(ArgumentError, match="one number per edge"):
         graph([0.0, 1.0], [(0, 1)], [1.0, 2.0])
-    with pytest.raises(DataError, match="one number a vertex"):
+    with pytest.raises(DataError, match="one number per vertex"):
         graph([], [])
     with pytest.raises(ArgumentError, match="symmetric matrix of 2 by 2"):
         checkpoints([0.0, 1.0], [[0.0, 1.0], [2.0, 0.0]])
@@ -173,7 +173,7 @@ def test_bad_graphs_are_named():
 def test_bad_points_are_named():
     with pytest.raises(DataError, match=r"at least one point; got shape \(0, 2\)"):
         scattered(np.empty((0, 2)), [])
-    with pytest.raises(DataError, match="one number a point"):
+    with pytest.raises(DataError, match="one number per point"):
         scattered([[0.0, 1.0]], [1.0, 2.0])
     with pytest.raises(DataError, match="finite coordinates"):
         scattered([[np.nan, 1.0]], [1.0])

@@ -77,7 +77,7 @@ def test_only_the_first_rows_of_parquet_are_decoded(tmp_path):
     data = load_dataset(f"parquet:{path}", examples=3)
     same_pixels(data.inputs, arrays[:3])
     assert data.outputs == 8
-    with pytest.raises(DataError, match=r"row 3 .* is not a whole PNG or JPEG"):
+    with pytest.raises(DataError, match=r"row 3 .* is not a complete PNG or JPEG"):
         load_dataset(f"parquet:{path}")
 
 
@@ -268,7 +268,7 @@ def test_no_more_examples_are_read_than_are_asked_for():
         def __len__(self):
             return 10**12
 
-    with pytest.raises(DataError, match=r"1,000,000,000,000 examples.*take some"):
+    with pytest.raises(DataError, match=r"1,000,000,000,000 examples.*limit them"):
         as_dataset(Everything(), "here:make")
     assert len(as_dataset(Everything(), "here:make", 2)) == 2
 
@@ -276,7 +276,7 @@ def test_no_more_examples_are_read_than_are_asked_for():
 @pytest.mark.parametrize(("made", "got"), [
     (None, "got NoneType"),
     (torch.ones(3), "got Tensor"),
-    ([], "holds no examples"),
+    ([], "returned no examples"),
     ([{"x": 1}], "got a dict"),
     ([("a", 1)], r"got an item \(str, int\)"),
     ([(torch.ones(2), 1), (torch.ones(3), 1)], "got inputs of several shapes"),
@@ -353,7 +353,7 @@ def test_bad_npz_is_named(tmp_path):
             tmp_path / "5.npz", x=np.array([[np.nan], [1]]), y=np.arange(2)
         ),
         "must hold classes 0, 1, 2": npz(tmp_path / "6.npz", x=x, y=np.array([0, 1, -1])),
-        "one class an example": npz(tmp_path / "7.npz", x=x, y=np.ones((3, 2), int)),
+        "one class per example": npz(tmp_path / "7.npz", x=x, y=np.ones((3, 2), int)),
         "must hold numbers": npz(tmp_path / "8.npz", x=x, y=np.array(["a", "b", "c"])),
         "single number": npz(tmp_path / "9.npz", x=np.array(3.0), y=np.arange(3)),
     }
@@ -382,9 +382,9 @@ def test_bad_parquet_is_named(tmp_path):
         "has no rows": (2, none),
         "1 rows without 'label'": (3, {"image": [b"", b""], "label": [None, 1]}),
         "hidden test set": (4, {"image": [b""], "label": [-1]}),
-        "whole numbers or names": (5, {"image": [b""], "label": [0.5]}),
+        "integers or names": (5, {"image": [b""], "label": [0.5]}),
         "holds no picture": (6, {"image": ["text"], "label": [0]}),
-        "not a whole PNG or JPEG": (7, {"image": [b"GIF89a"], "label": [0]}),
+        "not a complete PNG or JPEG": (7, {"image": [b"GIF89a"], "label": [0]}),
     }
     for words, (place, columns) in cases.items():
         path = place
@@ -395,7 +395,7 @@ def test_bad_parquet_is_named(tmp_path):
             load_dataset(f"parquet:{path}")
     foreign = tmp_path / "foreign.parquet"
     foreign.write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(FileError, match="damaged, cut off or not parquet"):
+    with pytest.raises(FileError, match="corrupt, truncated or not parquet"):
         load_dataset(f"parquet:{foreign}")
 
 
@@ -430,7 +430,7 @@ BAD = {
     "unknown": ("digit", {}, UnknownNameError, "did you mean 'digits'"),
     "unknown form": ("parkett:a.parquet", {}, UnknownNameError, "did you mean 'parquet'"),
     "option": ("npz:a.npz#z=1", {}, UnknownNameError, "option of npz"),
-    "number": (3, {}, ArgumentError, "`data` must be a text"),
+    "number": (3, {}, ArgumentError, "`data` must be a string"),
     "examples": ("digits", {"examples": 0}, ArgumentError, "`examples`"),
     "normalization": (
         "digits",

@@ -357,10 +357,10 @@ def test_batches_that_do_not_fit_are_named(batches):
     model, starts = build_model("mlp(4)", data), initial_weights("mlp(4)", data, seeds=[0])
     stacked = {name: value[None] for name, value in starts[0].items()}
     with pytest.raises(
-        LossError, match=r"`loss` failed .* check that model, loss and data fit"
+        LossError, match=r"`loss` failed .* check that model, loss and data match"
     ):
         train_ensemble(model, batches, initial=starts, steps=1)
     with pytest.raises(
-        LossError, match=r"`loss` failed .* check that model, loss and data fit"
+        LossError, match=r"`loss` failed .* check that model, loss and data match"
     ):
         evaluate_ensemble(model, stacked, batches)

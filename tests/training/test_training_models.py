@@ -114,7 +114,7 @@ def test_factories_get_what_they_ask_for(tmp_path, monkeypatch):
     assert torch.equal(model.weight, again.weight)
     monkeypatch.chdir(tmp_path)
     assert build_model("my_model:make", pictures()).out_features == 4
-    with pytest.raises(ModelError, match="must give a torch"):
+    with pytest.raises(ModelError, match="must return a torch"):
         build_model(f"{source}:nothing")
     with pytest.raises(ArgumentError, match="must name a function"):
         build_model(f"{source}:constant")
@@ -140,7 +140,7 @@ def test_lazy_layers_get_their_sizes_from_the_data_and_weights_from_the_seed(tmp
     fresh = build_model(f"{source}:make", data, seed=2)
     assert torch.equal(fresh[1].running_mean, torch.zeros(3))
     assert fresh[1].num_batches_tracked == 0
-    with pytest.raises(ModelError, match=r"make' failed \(.*look at what it is given"):
+    with pytest.raises(ModelError, match=r"make' failed \(.*check its arguments"):
         build_model(f"{source}:make", pictures(), outputs="four")
 
 

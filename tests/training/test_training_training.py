@@ -206,7 +206,7 @@ BAD = {
     "epochs": ({"epochs": 0}, ArgumentError, "`epochs`"),
     "steps": ({"steps": 1.5}, ArgumentError, "`steps`"),
     "optimizer": ({"steps": 1, "optimizer": "sdg"}, UnknownNameError, "did you mean 'sgd'"),
-    "no optimizer": ({"steps": 1, "optimizer": list}, ArgumentError, "`optimizer` must make"),
+    "no optimizer": ({"steps": 1, "optimizer": list}, ArgumentError, "`optimizer` must return"),
     "rate": ({"steps": 1, "lr": -1.0}, ArgumentError, "`lr`"),
     "schedule": ({"steps": 1, "schedule": 3}, ArgumentError, "`schedule`"),
     "no share": (
