@@ -130,7 +130,7 @@ def summed():
 def test_more_copies_than_the_memory_holds_are_refused_before_anything_runs(monkeypatch):
     each = worker_bytes(packed_size(summed), 0)
     monkeypatch.setattr(executors, "free_memory", lambda device: int(2.5 * each))
-    with pytest.raises(ArgumentError, match=r"4 processes hold .* use Joblib\(workers=2\)"):
+    with pytest.raises(ArgumentError, match=r"4 processes need .* use Joblib\(workers=2\)"):
         Joblib(4).run(summed, PIECES)
     monkeypatch.setattr(executors, "free_memory", lambda device: each // 2)
     for workers in (2, -1):
@@ -152,7 +152,7 @@ def test_fewer_processes_than_cores_are_started_where_memory_lacks(
     assert plan.each == (each if fitting > 1 else 0)
     np.testing.assert_array_equal(np.concatenate(list(executor.run(summed, PIECES))),
                                   np.concatenate(PIECES))  # fmt: skip
-    assert executor.note.startswith("5 processes hold")
+    assert executor.note.startswith("5 processes need")
     assert executor.note in caplog.text
 
 
@@ -164,7 +164,7 @@ def test_work_that_says_what_it_takes_is_counted(monkeypatch):
             return lambda piece: piece
 
     monkeypatch.setattr(executors, "free_memory", lambda device: 10**9)
-    with pytest.raises(ArgumentError, match="2 processes hold"):
+    with pytest.raises(ArgumentError, match="2 processes need"):
         Joblib(2).run(Work(), PIECES)
 
 

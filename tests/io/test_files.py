@@ -186,7 +186,7 @@ def test_a_safetensors_file_that_states_more_than_it_has_is_refused(tmp_path):
     ).encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(100))
-    with pytest.raises(FileError, match="damaged, cut off or not safetensors"):
+    with pytest.raises(FileError, match="damaged, truncated or not safetensors"):
         la.io.load_checkpoint(path)
 
 

@@ -433,7 +433,7 @@ def test_a_plan_counts_the_processes_that_evaluate_points(monkeypatch):
     assert plan.workers == 2
     assert plan.sentences()[-1].endswith("are free: 2 of them are used.")
     land = la.map_plane(objective, plane, points=3, executor="joblib")
-    assert any(note.startswith("3 processes hold") for note in land.notes)
+    assert any(note.startswith("3 processes need") for note in land.notes)
     for make in (la.plan_map, la.map_plane):
         with pytest.raises(ArgumentError, match=r"use Joblib\(workers=2\)"):
             make(objective, plane, points=3, executor=Joblib(3))

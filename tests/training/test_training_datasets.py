@@ -395,7 +395,7 @@ def test_bad_parquet_is_named(tmp_path):
             load_dataset(f"parquet:{path}")
     foreign = tmp_path / "foreign.parquet"
     foreign.write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(FileError, match="corrupt, truncated or not parquet"):
+    with pytest.raises(FileError, match="damaged, truncated or not parquet"):
         load_dataset(f"parquet:{foreign}")
 
 

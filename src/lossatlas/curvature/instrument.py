@@ -396,7 +396,7 @@ def instrument(
         if other is not None and other.measure.__module__ != measure.__module__:
             raise ArgumentError(
                 f"two instruments are called '{name}' ({other.measure.__module__}, "
-                f"{measure.__module__}); give one another name."
+                f"{measure.__module__}); rename one of them."
             )
         _REGISTRY[name] = Instrument(
             name=name,

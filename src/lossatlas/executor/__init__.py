@@ -1,4 +1,4 @@
-"""Where work runs (here, on all cores, on a cluster), and how finished work is kept."""
+"""Executors (this process, all cores, a cluster), and storage of finished work."""
 
 from lossatlas.arguments import guard_exports
 from lossatlas.executor.executors import (

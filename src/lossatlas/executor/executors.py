@@ -1,4 +1,4 @@
-"""Executors: the same work on many pieces, in this process, on all cores, or on a cluster."""
+"""Executors: one function on many pieces, in this process, on all cores, or on a cluster."""
 
 import hashlib
 import importlib
@@ -38,18 +38,18 @@ logger = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
-    """Runs the same work on many pieces; implement this to bring clusters of your own."""
+    """Protocol of executors, which run one function on many pieces, as on a custom cluster."""
 
     def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
         """Run the work on every piece.
 
         Args:
-            start: called once in every process; gives the function of a piece.
-            pieces: what to work on.
+            start: called once in every process; returns the function to run on a piece.
+            pieces: arguments of the function.
 
         Returns:
-            The results in the order of the pieces, each as soon as it and those before it
-            are there.
+            The results in the order of the pieces, each as soon as it and all earlier ones are
+            available.
         """
         ...
 
@@ -62,7 +62,7 @@ class Serial:
 
         Args:
             start: called once; gives the function of a piece.
-            pieces: what to work on.
+            pieces: arguments of the function.
 
         Yields:
             The results in order.
@@ -75,29 +75,30 @@ class Serial:
 class Joblib:
     """Processes on all cores of this machine, one thread each.
 
-    A process that is killed costs the pieces that were in work, which are done again.
+    If a process is killed, the pieces it was working on are repeated.
 
     Args:
-        workers: how many; all cores by default. Each loads torch, and holds model and data up
-            to three times while it starts. Where the free memory does not hold as many, fewer
-            are started, and `note` says so; a number that was named is refused then.
+        workers: number of processes; all cores by default. Each loads torch, and stores model
+            and data up to three times while it starts. If the free memory is too small for the
+            default, fewer are started and `note` states it; an explicit number raises an error
+            instead.
     """
 
     def __init__(self, workers: int = -1) -> None:
         self.workers, self.note = workers, ""
 
     def plan(self, parcel: int, work: int = 0) -> WorkerPlan:
-        """How many processes there will be, and what each holds.
+        """Plan the number of processes and their memory.
 
         Args:
             parcel: bytes of model and data.
-            work: bytes that working takes beside them.
+            work: bytes that the work needs in addition.
 
         Returns:
             The plan.
 
         Raises:
-            ArgumentError: a number of workers was named, and they do not fit.
+            ArgumentError: the number of workers is explicit, and they do not fit.
         """
         import joblib
 
@@ -114,7 +115,7 @@ class Joblib:
 
         Args:
             start: sent once to every process.
-            pieces: what to work on.
+            pieces: arguments of the function.
 
         Returns:
             The results in order.
@@ -145,22 +146,22 @@ class Joblib:
 
 
 class Ray:
-    """Workers of a Ray cluster, one thread each; of this machine where there is no cluster.
+    """Workers of a Ray cluster, or of this machine if there is no cluster, one thread each.
 
-    Joins the cluster that runs already or that RAY_ADDRESS names. The work (model and data) is
-    put into its memory once, however often maps come back with further points, and every worker
-    builds it once. A worker or a machine that is lost, or that has no memory left, costs the
-    pieces that were in work, which are done again.
+    Joins a running cluster or the one in RAY_ADDRESS. The work (model and data) is put into its
+    object store once, even if a map requests points repeatedly, and every worker builds it
+    once. If a worker or a machine is lost or runs out of memory, the pieces it was working on
+    are repeated.
 
     Args:
-        workers: how many; as many as the cluster has processors (or GPUs, where they are asked
-            for) by default. On one machine fewer are started where its memory does not hold
-            them, and `note` says so; a number that was named is refused then.
-        gpus: GPUs that each worker is given; shares of one are allowed.
+        workers: number of workers; by default the number of processors of the cluster (or of
+            GPUs, if requested). On one machine fewer are started if its memory is too small,
+            and `note` states it; an explicit number raises an error instead.
+        gpus: GPUs per worker; fractions are allowed.
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        ArgumentError: more GPUs are asked for than the cluster has.
+        ArgumentError: more GPUs are requested than the cluster has.
     """
 
     def __init__(self, workers: int | None = None, *, gpus: float = 0.0) -> None:
@@ -178,17 +179,17 @@ class Ray:
         self._size = 1
 
     def plan(self, parcel: int, work: int = 0) -> WorkerPlan:
-        """How many workers there will be, and what each holds.
+        """Plan the number of workers and their memory.
 
         Args:
             parcel: bytes of model and data.
-            work: bytes that working takes beside them.
+            work: bytes that the work needs in addition.
 
         Returns:
-            The plan; nothing is started. Of several machines it is not known what is free.
+            The plan; nothing is started. The free memory of several machines is unknown.
 
         Raises:
-            ArgumentError: a number of workers was named, and they do not fit.
+            ArgumentError: the number of workers is explicit, and they do not fit.
         """
         running = self._ray.is_initialized()
         asked = self._count() if running else self.workers or os.cpu_count() or 1
@@ -202,7 +203,7 @@ class Ray:
 
         Args:
             start: sent once to every machine; called once in every process.
-            pieces: what to work on.
+            pieces: arguments of the function.
 
         Returns:
             The results in order.
@@ -233,8 +234,8 @@ class Ray:
         there = self._ray.cluster_resources()
         if self.gpus > there.get("GPU", 0):
             raise ArgumentError(
-                f"`gpus`: {self.gpus:g} a worker are asked for, and the cluster has "
-                f"{there.get('GPU', 0):g}; ask for fewer, or for none."
+                f"`gpus`: {self.gpus:g} per worker are requested, and the cluster has "
+                f"{there.get('GPU', 0):g}; request fewer, or none."
             )
         most = there.get("CPU", 1) if not self.gpus else there["GPU"] / self.gpus
         return self.workers or max(1, int(most))
@@ -311,7 +312,7 @@ class _ClusterWorker:
 
 
 def get_executor(executor: ExecutorName | Executor) -> Executor:
-    """The executor of a name; an executor is given back as it is.
+    """Return an executor by name; an executor is returned unchanged.
 
     Args:
         executor: "serial", "joblib", "ray", or an object with a `run` method.
@@ -320,9 +321,9 @@ def get_executor(executor: ExecutorName | Executor) -> Executor:
         The executor.
 
     Raises:
-        ArgumentError: neither a name nor an object with a `run` method.
+        ArgumentError: `executor` is neither a name nor an object with a `run` method.
         UnknownNameError: no executor has this name.
-        MissingDependencyError: "ray" without Ray.
+        MissingDependencyError: "ray" is requested and Ray is not installed.
     """
     if not isinstance(executor, str):
         if not callable(getattr(executor, "run", None)):
@@ -342,7 +343,7 @@ def with_leases(
     pieces: Iterable[T],
     lost: tuple[type[Exception], ...],
 ) -> Iterator[R]:
-    """Run pieces, and run those again whose worker died."""
+    """Run pieces, and repeat those whose worker died."""
     source, leased = iter(pieces), deque[T]()
     deaths = 0
     while True:

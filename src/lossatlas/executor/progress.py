@@ -1,4 +1,4 @@
-"""Progress of long work: one protocol, shown on a terminal where True is asked for."""
+"""Progress of long work: a callback protocol, and a display on the terminal."""
 
 import html
 import importlib
@@ -19,15 +19,15 @@ _CELL_PAUSE = 0.2
 
 
 class Progress(Protocol):
-    """Is told how far the work is; raising from it stops the work, and what is done is kept."""
+    """Progress callback; raising an error in it stops the work, and finished parts are kept."""
 
     def __call__(self, done: int, total: int, label: str) -> object:
         """Called after every finished part.
 
         Args:
-            done: finished parts.
-            total: all parts, as far as known.
-            label: what was finished.
+            done: number of finished parts.
+            total: number of all parts, as far as known.
+            label: name of the finished part.
         """
         ...
 
@@ -42,7 +42,7 @@ def check_progress(progress: object) -> None:
 
 
 def kernel() -> Any:
-    """The kernel that runs this process for a notebook; None where there is none."""
+    """The notebook kernel of this process, or None."""
     if "ipykernel" not in sys.modules:
         return None
     from IPython.core.getipython import get_ipython
@@ -52,21 +52,21 @@ def kernel() -> Any:
 
 @contextmanager
 def show_progress(progress: Progress | bool | None) -> Iterator[Progress | None]:
-    """What is to be told about progress, while the block runs.
+    """Context manager that yields the progress callback.
 
     Args:
-        progress: a callable of your own; True for a bar on a terminal (or in a notebook) and
-            a line now and then elsewhere, on stderr; False or None for nothing.
+        progress: a callable; True for a progress bar on a terminal or in a notebook, and
+            occasional lines on stderr elsewhere; False or None for nothing.
 
     Yields:
         A callable, or None.
 
     Raises:
-        ArgumentError: something that cannot be called.
+        ArgumentError: `progress` is not callable.
 
     Examples:
-        >>> with show_progress(lambda *told: print(*told)) as tell:
-        ...     tell(1, 2, "first")
+        >>> with show_progress(print) as report:
+        ...     report(1, 2, "first")
         1 2 first
     """
     check_progress(progress)

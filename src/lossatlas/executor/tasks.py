@@ -1,4 +1,4 @@
-"""Tasks: each is done at most once, kept in a ledger as soon as it is done, given in order."""
+"""Tasks: each runs at most once, is stored in a ledger, and is returned in order."""
 
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
@@ -19,18 +19,20 @@ def run_tasks(
     ledger: Ledger | None = None,
     progress: Progress | bool | None = None,
 ) -> Iterator[R]:
-    """Run tasks; those of an earlier run come from its ledger, with the same bits.
+    """Run tasks; results of an earlier run are read from its ledger, bitwise identical.
 
     Args:
-        tasks: key (a short label, unique within the run) -> what the work is given.
-        start: called once in every process; gives the function of one task.
-        executor: "serial", "joblib", "ray", or one of your own.
-        ledger: keeps each result as soon as it is done; None keeps nothing.
-        progress: called with (done, total, key) after every task; True shows it.
+        tasks: mapping of keys (short labels, unique within the run) to arguments of the
+            function.
+        start: called once in every process; returns the function to run on one task.
+        executor: "serial", "joblib", "ray", or a custom executor.
+        ledger: stores each finished result; None stores nothing.
+        progress: function called with (done, total, key) after every task; True shows a
+            progress bar.
 
     Returns:
-        The results in the order of the tasks, each as soon as it and those before it are
-        there.
+        The results in the order of the tasks, each as soon as it and all earlier ones are
+        available.
 
     Raises:
         UnknownNameError: no executor has this name.

@@ -1,4 +1,4 @@
-"""What workers hold in memory, and how many of them fit."""
+"""Memory of workers, and how many of them fit."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ PROCESS = 150 * 2**20
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """How many workers there will be, and what they hold.
+    """Number of workers and their memory.
 
     Attributes:
-        count: how many.
-        each: bytes that one holds; 0 where the work is done in this process.
-        note: that there are fewer than were asked for, and why; empty otherwise.
+        count: number of workers.
+        each: bytes per worker; 0 if the work runs in this process.
+        note: why there are fewer than requested; empty otherwise.
     """
 
     count: int = 1
@@ -27,22 +27,22 @@ class WorkerPlan:
 
 
 def worker_bytes(parcel: int, work: int) -> int:
-    """What a process holds at the most: while it unpacks a parcel, or works with it."""
+    """Peak memory of a worker: while it unpacks a parcel, or works with it."""
     return PROCESS + max(_PARCELS * parcel, parcel + work)
 
 
 def plan_workers(
     asked: int, parcel: int, work: int, free: int | None, *, fixed: bool, remedy: str
 ) -> WorkerPlan:
-    """As many workers as were asked for, or as the memory holds.
+    """Plan as many workers as requested, or as fit in memory.
 
     Args:
-        asked: how many.
+        asked: requested number.
         parcel: bytes of model and data.
         work: bytes that working takes beside them.
-        free: bytes that are free; None where that is not known.
-        fixed: whether the user named the number, so that another one is an error.
-        remedy: what to write for fewer of them, with a place for the number.
+        free: free bytes; None if unknown.
+        fixed: whether the user chose the number, so that reducing it is an error.
+        remedy: code that reduces the number, with a placeholder for it.
 
     Returns:
         The plan.
@@ -55,8 +55,8 @@ def plan_workers(
         return WorkerPlan(asked, each)
     fitting = free // each
     told = (
-        f"{asked} processes hold {byte_size(asked * each)} ({byte_size(each)} each for torch, "
-        f"model, data and the work), and {byte_size(free)} are free"
+        f"{asked} processes need {byte_size(asked * each)} ({byte_size(each)} each for torch, "
+        f"model, data and the work), but only {byte_size(free)} are free"
     )
     if fixed or not fitting:
         fewer = remedy.format(fitting) if fitting else "executor='serial'"

@@ -1,6 +1,6 @@
-"""Everything that touches the disk: results, weights, and the ledger of unfinished work.
+"""File input and output: results, weights, and the ledger of unfinished work.
 
-Nothing here is unpickled: a file from a stranger can be opened.
+Nothing is unpickled, so untrusted files can be opened.
 """
 
 from lossatlas.arguments import guard_exports

@@ -1,4 +1,4 @@
-"""Weights as people have them: safetensors, torch files, folders of several kinds."""
+"""Read weights: safetensors, torch files, and checkpoint folders."""
 
 import contextlib
 import io
@@ -47,13 +47,13 @@ _QUANTIZED = (".SCB", ".quant_state", ".absmax", ".qweight", ".qzeros", ".weight
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint(Mapping[str, "Tensor"]):
-    """The weights of a file: a mapping name -> tensor that knows where it comes from.
+    """The weights of a file: a mapping name -> tensor with its origin.
 
     Attributes:
         tensors: parameters and buffers, as stored.
         path: the file or folder.
-        notes: what a reader should know, in sentences: the key that was taken, the prefix that
-            was stripped, weights that are not finite.
+        notes: remarks in sentences: the key that was used, stripped prefixes, non-finite
+            weights.
     """
 
     tensors: Mapping[str, "Tensor"]
@@ -81,31 +81,33 @@ def load_checkpoint(
     prefix: str | None = None,
     model: "nn.Module | None" = None,
 ) -> Checkpoint:
-    """Read the weights of a checkpoint; no code of the file is ever run.
+    """Read the weights of a checkpoint without running any code from the file.
 
-    Served are `.safetensors`; what `torch.save` writes (`.pt`, `.pth`, `.pth.tar`, `.ckpt`,
+    Supported are `.safetensors`; files of `torch.save` (`.pt`, `.pth`, `.pth.tar`, `.ckpt`,
     `.bin`), read with `weights_only=True`; folders of Hugging Face (with an index or one file)
     and of accelerate; folders of `torch.distributed.checkpoint`.
 
     Args:
         path: the file or folder.
-        key: where the weights are inside the file, as in "model" or "ema.state_dict". By
-            default the file itself, or the first of the usual places that holds tensors.
-        prefix: keep only the names that begin so, and strip it. By default what wrappers put
-            before all names ("module." of DataParallel and AveragedModel, "_orig_mod." of
-            torch.compile) is stripped.
-        model: whose names and types the weights get; it stays as it is. What all names of
-            the file begin with, and no name of the model, is stripped ("net." of a Lightning
-            module). Counters of BatchNorm and all but one name of tied weights may be missing.
+        key: key of the weights inside the file, such as "model" or "ema.state_dict". By default
+            the file itself, or the first of the usual keys that contains tensors.
+        prefix: load only names with this prefix, and strip it. By default wrapper prefixes of
+            all names ("module." of DataParallel and AveragedModel, "_orig_mod." of
+            torch.compile) are stripped.
+        model: model whose names and dtypes the weights get; not changed. A prefix of all names
+            of the file and of no name of the model is stripped ("net." of a Lightning module).
+            BatchNorm counters and all but one name of tied weights may be missing.
 
     Returns:
-        name -> tensor on the CPU, in the types of the file or of the model, with notes.
+        Mapping name -> tensor on the CPU, in the dtypes of the file or the model, with notes.
 
     Raises:
-        ArgumentError: no path, no module, or no name begins with `prefix`.
-        FileError: missing, damaged, a pickled module, TorchScript, or without weights.
-        StructureError: a LoRA adapter, codes of quantized weights, or not those of `model`.
-        UnknownNameError: `key` is not in the file; the message says what is.
+        ArgumentError: `path` or `model` has the wrong type, or no name starts with `prefix`.
+        FileError: the file is missing, damaged, a pickled module, TorchScript, or has no
+            weights.
+        StructureError: the file contains a LoRA adapter, quantized codes, or weights of another
+            model.
+        UnknownNameError: `key` is not in the file; the message lists the available keys.
 
     Examples:
         >>> import torch, tempfile, lossatlas as la
@@ -140,7 +142,7 @@ def _names_of(model: "nn.Module | None") -> set[str]:
         return set()
     from torch import nn
 
-    check_kind("model", model, nn.Module, "give the network that the weights are of")
+    check_kind("model", model, nn.Module, "pass the network the weights belong to")
     return set(model.state_dict())
 
 
@@ -154,7 +156,7 @@ def _read(source: Path) -> Any:
     with source.open("rb") as file:
         head = file.read(16)
     if not head:
-        raise FileError(f"'{source}' is empty or cut off; copy or save it again.")
+        raise FileError(f"'{source}' is empty or truncated; copy or save it again.")
     if source.suffix == ".safetensors" or head[8:9] == b"{":
         return _read_safetensors(source)
     return _read_torch(source)
@@ -171,9 +173,9 @@ def _read_folder(folder: Path) -> Any:
         raise StructureError(_adapter(folder))
     names = sorted(path.name for path in folder.iterdir())[:8]
     raise FileError(
-        f"'{folder}' holds no checkpoint that is known (model.safetensors, pytorch_model.bin, "
-        f"an index of them, or {METADATA}); it has {', '.join(names) or 'nothing'}: give the "
-        "file with the weights."
+        f"'{folder}' contains no known checkpoint (model.safetensors, pytorch_model.bin, an "
+        f"index of them, or {METADATA}), only {', '.join(names) or 'nothing'}: give the file "
+        "with the weights."
     )
 
 
@@ -185,16 +187,18 @@ def _read_indexed(index: Path) -> dict[str, Any]:
         parts = [index.parent / name for name in files]
         outside = [p for p in parts if p.parent.resolve() != folder]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"'{index}' is no index of weights ({error}); copy it again.") from None
+        raise FileError(
+            f"'{index}' is not an index of weights ({error}); copy it again."
+        ) from None
     if outside:
-        raise FileError(f"'{index}' names a file outside its folder; it is refused.")
+        raise FileError(f"'{index}' refers to a file outside its folder; rejected.")
     whole: dict[str, Any] = {}
     for part in parts:
         whole |= _read(part)
     missing = [name for name in places if name not in whole]
     if missing:
         raise FileError(
-            f"'{index}' lists '{missing[0]}', which its files do not hold; copy them again."
+            f"'{index}' lists '{missing[0]}', which its files do not contain; copy them again."
         )
     return whole
 
@@ -207,8 +211,8 @@ def _read_safetensors(source: Path) -> dict[str, "Tensor"]:
         return load_file(source)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise FileError(
-            f"'{source}' is damaged, cut off or not safetensors ({_line(error)}); "
-            "fetch or write it again."
+            f"'{source}' is damaged, truncated or not safetensors ({_line(error)}); download "
+            "or write it again."
         ) from None
 
 
@@ -232,7 +236,7 @@ def _read_piece(content: io.BytesIO) -> "Tensor":
 
     value = torch.load(content, map_location="cpu", weights_only=True)
     if not isinstance(value, torch.Tensor):
-        raise FileError("a piece of the checkpoint is no tensor; save it again.")
+        raise FileError("a piece of the checkpoint is not a tensor; save it again.")
     return value
 
 
@@ -242,8 +246,8 @@ def _check_archive(source: Path) -> None:
     names = {entry.filename.split("/", 1)[-1] for entry in entries}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise FileError(
-            f"'{source}' is TorchScript, a compiled program and not weights; load it once with "
-            "torch.jit.load(file).state_dict() where you trust it, and save that."
+            f"'{source}' is TorchScript, a compiled program instead of weights; if you trust "
+            "it, load it once with torch.jit.load(file).state_dict(), and save that."
         )
     if not any(name == "data.pkl" for name in names):
         raise FileError(
@@ -252,8 +256,8 @@ def _check_archive(source: Path) -> None:
     stated = sum(entry.file_size for entry in entries)
     if stated > source.stat().st_size:
         raise FileError(
-            f"'{source}' states {stated:,} bytes but has {source.stat().st_size:,}; "
-            "it is damaged: copy or save it again."
+            f"'{source}' should have {stated:,} bytes but has {source.stat().st_size:,}; it is "
+            "damaged: copy or save it again."
         )
 
 
@@ -273,13 +277,14 @@ def _not_read(source: Path, error: Exception) -> str:
     match = re.search(r"GLOBAL ([\w.]+)", text)
     if match:
         return (
-            f"'{source}' pickles an object of '{match[1]}', which only running its code could "
-            "open: where you trust it, load it once with torch.load(file, weights_only=False) "
-            "and save the tensors alone, torch.save(model.state_dict(), 'weights.pt')."
+            f"'{source}' pickles an object of '{match[1]}', which cannot be opened without "
+            "running its code: if you trust it, load it once with torch.load(file, "
+            "weights_only=False) and save only the tensors, torch.save(model.state_dict(), "
+            "'weights.pt')."
         )
     return (
-        f"'{source}' is damaged, cut off or no file of torch.save ({_line(error)}); "
-        "copy or save it again."
+        f"'{source}' is damaged, truncated or not a file of torch.save ({_line(error)}); copy "
+        "or save it again."
     )
 
 
@@ -291,15 +296,15 @@ def _weights(source: Path, content: Any, key: str | None) -> tuple[dict[str, Any
     places = _places(content)
     if not places:
         raise FileError(
-            f"'{source}' holds no weights where they usually are ({_contents(content)}); "
-            "say where with `key`."
+            f"'{source}' has no weights under the usual keys ({_contents(content)}); select "
+            "them with `key`."
         )
     first, *others = places
     state, notes = _only_tensors(source, _at_key(source, content, first), first)
     notes.insert(0, f"The weights are those under '{first}'.")
     if others:
         there = ", ".join(map(repr, others))
-        notes.append(f"The file holds weights under {there} too; choose with `key`.")
+        notes.append(f"The file also has weights under {there}; select with `key`.")
     return state, notes
 
 
@@ -345,7 +350,7 @@ def _at_key(source: Path, content: Any, key: str) -> Any:
     rest = key
     while rest:
         if not isinstance(here, Mapping):
-            raise FileError(f"'{source}' holds no group '{key}'; it is {_contents(here)}.")
+            raise FileError(f"'{source}' has no group '{key}'; it is {_contents(here)}.")
         # Names may hold dots themselves: the longest that fits is taken.
         parts = rest.split(".")
         fits = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
@@ -353,8 +358,8 @@ def _at_key(source: Path, content: Any, key: str) -> Any:
         if name is None:
             known = [str(k) for k in here]
             raise UnknownNameError(
-                f"'{source}' has nothing under `key` '{key}'{nearest(rest, known)}; "
-                f"it holds {_contents(here)}."
+                f"'{source}' has no `key` '{key}'{nearest(rest, known)}; it contains "
+                f"{_contents(here)}."
             )
         here, rest = here[name], rest[len(name) + 1 :]
     return here
@@ -365,13 +370,11 @@ def _only_tensors(
 ) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(content, Mapping) or not any(map(_is_tensor, content.values())):
         place = f" under '{key}'" if key else ""
-        raise FileError(
-            f"'{source}' holds no tensors by name{place}; it is {_contents(content)}."
-        )
+        raise FileError(f"'{source}' has no named tensors{place}; it is {_contents(content)}.")
     state = {str(name): value.detach() for name, value in content.items() if _is_tensor(value)}
     other = [str(name) for name in content if str(name) not in state]
     notes = (
-        [f"'{other[0]}' and {len(other) - 1} more are no tensors; left out."] if other else []
+        [f"'{other[0]}' and {len(other) - 1} more are not tensors; left out."] if other else []
     )
     return state, notes
 
@@ -389,7 +392,7 @@ def _only_below(
     kept = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
     if not kept:
         raise ArgumentError(
-            f"no name in '{source}' begins with `prefix` {prefix!r}; names are "
+            f"no name in '{source}' starts with `prefix` {prefix!r}; names are "
             f"{', '.join(map(repr, list(state)[:4]))}, ..."
         )
     left = len(state) - len(kept)
@@ -425,14 +428,14 @@ def _refuse_codes(source: Path, state: Mapping[str, Any]) -> None:
     if names or coded:
         name = (coded or names)[0]
         raise StructureError(
-            f"'{source}' holds quantized weights: '{name}' is {str(state[name].dtype)[6:]} "
-            "codes, not numbers of the network; save the model dequantized "
-            "(model.dequantize() in transformers) and load that."
+            f"'{source}' contains quantized weights: '{name}' has {str(state[name].dtype)[6:]} "
+            "codes instead of weights; save the model dequantized (model.dequantize() in "
+            "transformers) and load that."
         )
 
 
 def is_code(value: "Tensor") -> bool:
-    """Whether a tensor of weights holds codes of a quantization instead of numbers."""
+    """Whether a tensor contains quantization codes instead of weights."""
     return str(value.dtype).removeprefix("torch.").startswith(_CODES)
 
 
@@ -467,7 +470,7 @@ def _not_finite(state: Mapping[str, Any]) -> list[str]:
         return []
     name, count = next(iter(bad.items()))
     more = f" (and {len(bad) - 1} more tensors)" if len(bad) > 1 else ""
-    return [f"'{name}' holds {count} numbers that are NaN or infinite{more}."]
+    return [f"'{name}' contains {count} numbers that are NaN or infinite{more}."]
 
 
 def _all_finite(value: "Tensor") -> bool:

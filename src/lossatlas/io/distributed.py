@@ -1,4 +1,4 @@
-"""Folders of `torch.distributed.checkpoint`, read without unpickling and on one process."""
+"""Read folders of `torch.distributed.checkpoint` on one process, without unpickling."""
 
 import io
 import math
@@ -18,7 +18,7 @@ METADATA = ".metadata"
 def read_distributed(
     folder: Path, read_tensor: Callable[[io.BytesIO], "Tensor"]
 ) -> dict[str, Any]:
-    """All tensors of a folder, nested as they were saved."""
+    """Read all tensors of a folder, nested as saved."""
     try:
         index = read_pickle((folder / METADATA).read_bytes())
         shards = {_place(key): value for key, value in index.get("storage_data").items()}
@@ -78,12 +78,14 @@ def _bytes(folder: Path, info: Record) -> io.BytesIO:
     path = folder / str(info.get("relative_path"))
     offset, length = int(info.get("offset")), int(info.get("length"))
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise FileError(f"'{folder}' names a file outside itself ('{path}'); it is refused.")
+        raise FileError(
+            f"'{folder}' refers to a file outside itself ('{path}') and is rejected."
+        )
     if info.state.get("transform_descriptors"):
         raise ValueError("its pieces are compressed")
     with path.open("rb") as file:
         if offset < 0 or offset + length > path.stat().st_size:
-            raise FileError(f"'{path}' is cut off; copy or save it again.")
+            raise FileError(f"'{path}' is truncated; copy or save it again.")
         file.seek(offset)
         return io.BytesIO(file.read(length))
 

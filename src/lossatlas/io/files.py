@@ -1,4 +1,4 @@
-"""Whole or not at all: a file appears under its name only when it is complete."""
+"""Atomic writes: a file appears under its name only when it is complete."""
 
 import errno
 import hashlib
@@ -18,16 +18,16 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}-(\d+)-\w+")
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """Write to a temporary neighbor that takes the name `path` when the block succeeds.
+    """Write to a temporary file that is renamed to `path` when the block succeeds.
 
     Args:
-        path: where the file shall be; missing folders are made.
+        path: the final path; missing folders are created.
 
     Yields:
         The temporary path to write to.
 
     Raises:
-        FileError: the place cannot be written (permissions, a full disk); nothing is left.
+        FileError: the path cannot be written (permissions, a full disk); no file is left.
     """
     target = check_path("path", path)
     try:
@@ -52,7 +52,7 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 
 def clear_stale(folder: Path, name: str | None = None) -> None:
-    """Remove what processes that no longer live left half written."""
+    """Remove partial files of dead processes."""
     if os.name == "nt":
         # There is no harmless way to ask whether a process lives.
         return
@@ -78,16 +78,16 @@ def _alive(process: int) -> bool:
 
 
 def make_folder(path: str | Path) -> Path:
-    """Make a folder and see that it takes files, before long work relies on it.
+    """Create a folder and check that it is writable, before long work relies on it.
 
     Args:
-        path: the folder; its parents are made too.
+        path: the folder; its parents are created too.
 
     Returns:
         The path.
 
     Raises:
-        FileError: it cannot be made or written.
+        FileError: the folder cannot be created or written.
     """
     folder = check_path("path", path)
     try:
@@ -99,7 +99,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def check_readable(path: str | Path, what: str) -> Path:
-    """Require a plain file that is there and not empty."""
+    """Require an existing, non-empty regular file."""
     target = check_path("path", path)
     if not target.is_file():
         state = "is a folder" if target.is_dir() else "does not exist"
@@ -113,7 +113,7 @@ def _sentence(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"'{path}' was not written: the disk is full; free some space and try again."
     reason = error.strerror or str(error)
-    return f"'{path}' was not written ({reason}); choose a folder that can be written."
+    return f"'{path}' was not written ({reason}); choose a writable folder."
 
 
 def _umask() -> int:

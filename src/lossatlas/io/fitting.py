@@ -1,4 +1,4 @@
-"""The weights of a file under the names and in the types of a model."""
+"""Convert the weights of a file to the names and dtypes of a model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from lossatlas.io.checkpoints import is_code
 def fitted(
     model: nn.Module, path: Path, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a file under the names and in the types of a model."""
+    """Convert the weights of a file to the names and dtypes of a model."""
     own = {n: v for n, v in model.state_dict().items() if isinstance(v, Tensor)}
     weights, notes = _named_alike(own, state)
     groups = _tied(model)
@@ -26,7 +26,7 @@ def fitted(
         check_same_structure(model=needed, weights=weights)
     except StructureError as error:
         hint = _one_of_several(own, weights)
-        raise StructureError(f"'{path}' does not fit the model: {error}{hint}") from None
+        raise StructureError(f"'{path}' does not match the model: {error}{hint}") from None
     for name, value in weights.items():
         _check_kind(path, name, value, own[name])
     cast = {name: value.to(own[name].dtype) for name, value in weights.items()}
@@ -52,7 +52,7 @@ def _one_of_several(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
     ends = {name.removesuffix(next(iter(own))) for name in weights} - set(weights)
     for prefix in sorted(filter(None, ends)):
         if all(f"{prefix}{name}" in weights for name in own):
-            return f" All names of the model stand under prefix={prefix!r}."
+            return f" All names of the model have the prefix={prefix!r}."
     return ""
 
 
@@ -90,8 +90,8 @@ def _check_kind(path: Path, name: str, value: Tensor, own: Tensor) -> None:
             )
     elif not real and (value.is_floating_point() or value.is_complex()):
         raise StructureError(
-            f"'{name}' holds {_short(value)} in '{path}' but whole numbers ({_short(own)}) in "
-            "the model; give weights of this model."
+            f"'{name}' holds {_short(value)} in '{path}' but integers ({_short(own)}) in the "
+            "model; use weights of this model."
         )
 
 

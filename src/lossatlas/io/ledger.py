@@ -1,4 +1,4 @@
-"""The ledger of unfinished work: an SQLite file that survives SIGKILL at any moment."""
+"""The ledger of unfinished work: an SQLite file that survives SIGKILL at any time."""
 
 import contextlib
 import json
@@ -26,13 +26,13 @@ CREATE TABLE IF NOT EXISTS object (key TEXT PRIMARY KEY, data BLOB NOT NULL);
 
 
 def remove_ledger(path: str | Path) -> None:
-    """Remove a resume file, if it is there, with the files that SQLite keeps beside it.
+    """Remove a resume file, if it exists, with its SQLite side files.
 
     Args:
         path: the file.
 
     Raises:
-        ResumeError: a file of that name is not a resume file; it is left alone.
+        ResumeError: the file is not a resume file; it is not changed.
     """
     file = check_path("path", path)
     if not file.exists():
@@ -44,7 +44,7 @@ def remove_ledger(path: str | Path) -> None:
 
 
 def is_ledger(path: Path) -> bool:
-    """Whether a file is a resume file, as far as its head tells."""
+    """Whether a file is a resume file, judged by its header."""
     try:
         _check_ours(path)
     except (ResumeError, OSError):
@@ -55,7 +55,7 @@ def is_ledger(path: Path) -> bool:
 def _check_ours(path: Path) -> None:
     # SQLite takes a file of a few bytes for an empty base and writes over it.
     if path.is_dir():
-        raise ResumeError(f"'{path}' is a folder, not a resume file; name a file.")
+        raise ResumeError(f"'{path}' is a folder, not a resume file; give a file.")
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             head = file.read(100)
@@ -68,7 +68,7 @@ def _check_ours(path: Path) -> None:
         if application != _APPLICATION and (application or _tables(path) != _TABLES):
             raise ResumeError(
                 f"'{path}' is a database of another program, not a resume file; it was not "
-                "changed: name another file."
+                "changed: use another file."
             )
 
 
@@ -89,20 +89,20 @@ def _reason(path: Path, error: Exception) -> str:
     if getattr(error, "sqlite_errorname", "") in _FOREIGN:
         return f"'{path}' is not a resume file ({error}); name another file or remove it."
     return (
-        f"'{path}' cannot be written ({error}); free some space or name another file, and "
-        "start again: what is finished is kept."
+        f"'{path}' cannot be written ({error}); free some space or use another file, and start "
+        "again: finished work is kept."
     )
 
 
 class Ledger:
     """Finished work of one run: objects as bytes, by key.
 
-    An object is either there whole or not at all, also after the process is killed. The file
-    says which run it belongs to: opening it for another run is an error.
+    An object is stored completely or not at all, even if the process is killed. The file
+    records which run it belongs to: opening it for another run is an error.
 
     Args:
-        path: the file; made if missing.
-        run: what identifies the run, JSON values; `run_identity` makes it.
+        path: the file; created if missing.
+        run: JSON values that identify the run, from `run_identity`.
 
     Raises:
         ResumeError: the file is damaged, not a ledger, or belongs to another run.
@@ -129,9 +129,7 @@ class Ledger:
         except ResumeError:
             raise
         except (TypeError, ValueError) as error:
-            raise ResumeError(
-                f"`run` must hold plain values, as JSON does ({error})."
-            ) from None
+            raise ResumeError(f"`run` must hold plain JSON values ({error}).") from None
         except (sqlite3.Error, OSError) as error:
             raise ResumeError(_reason(self.path, error)) from None
 
@@ -147,17 +145,17 @@ class Ledger:
             self._base.close()
             raise ResumeError(
                 f"'{self.path}' belongs to another run: {', '.join(sorted(different))} "
-                "differ; name another resume file, or repeat the settings of that run."
+                "differ; use another resume file, or repeat the settings of that run."
             )
 
     def get(self, key: str) -> bytes | None:
-        """A finished object.
+        """Read a finished object.
 
         Args:
             key: its name.
 
         Returns:
-            Its bytes, or None where it is not finished.
+            Its bytes, or None if it is not finished.
 
         Raises:
             ResumeError: the file is damaged.
@@ -169,11 +167,11 @@ class Ledger:
         return None if row is None else bytes(row[0])
 
     def put(self, key: str, data: bytes) -> None:
-        """Record a finished object; it is on disk when this returns.
+        """Store a finished object; it is on disk when this returns.
 
         Args:
             key: its name.
-            data: what `get` gives back.
+            data: its bytes, as returned by `get`.
 
         Raises:
             ResumeError: the disk is full or the file cannot be written.
@@ -205,7 +203,7 @@ class Ledger:
 def open_ledger(
     path: str | Path | None, run: Mapping[str, Any]
 ) -> AbstractContextManager[Ledger | None]:
-    """The ledger of a run, or None where no resume file is asked for.
+    """Open the ledger of a run; None without a resume file.
 
     Args:
         path: the file, or None.

@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that dies with the process that holds it."""
+"""One writer per folder: a lock that ends with its process."""
 
 import os
 import socket
@@ -15,20 +15,20 @@ LOCK = ".lossatlas.lock"
 
 @contextmanager
 def occupied(folder: str | Path, name: str = "") -> Iterator[Path]:
-    """Hold a folder for writing; a second writer is refused at once.
+    """Lock a folder for writing; a second writer raises an error immediately.
 
-    The lock is the operating system's: it ends with the process, whatever ends that. What
-    killed processes left half written in the folder is cleared.
+    The operating system holds the lock, so it ends with the process in any case. Partial files
+    of killed processes in the folder are removed.
 
     Args:
-        folder: made if missing.
-        name: of files that share it; then these are held, and not the folder.
+        folder: the folder; created if missing.
+        name: common name of files in it; then these are locked instead of the folder.
 
     Yields:
         The folder.
 
     Raises:
-        FileError: another process writes there (the message names it), or it cannot be written.
+        FileError: another process writes there (the message names it), or it is not writable.
     """
     place = make_folder(folder)
     path = place / (f".{name}{LOCK}" if name else LOCK)
@@ -36,7 +36,7 @@ def occupied(folder: str | Path, name: str = "") -> Iterator[Path]:
     if file is None:
         raise FileError(
             f"'{place / name}' is being written by another run ({_owner(path)}); wait for it, "
-            f"or give another {'name' if name else 'folder'} (--out)."
+            f"or use another {'name' if name else 'folder'} (--out)."
         )
     try:
         clear_stale(place)

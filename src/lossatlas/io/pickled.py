@@ -1,4 +1,4 @@
-"""A pickle read as plain data: no class is imported and nothing is called.
+"""Read a pickle as plain data: no class is imported and nothing is called.
 
 Only `torch.distributed.checkpoint` needs it: the index of its folders is a pickle.
 """
@@ -15,7 +15,7 @@ _MARK = object()
 
 @dataclass
 class Record:
-    """What a pickle would build: a class or function by name, its arguments, its state."""
+    """An unbuilt object of a pickle: a class or function by name, its arguments and state."""
 
     name: str
     args: tuple[Any, ...] = ()
@@ -37,7 +37,7 @@ class Record:
 
 
 def read_pickle(content: bytes) -> Any:
-    """The object in a pickle, with `Record`s in the place of instances."""
+    """Read the object in a pickle, with `Record`s instead of instances."""
     machine = _Machine()
     try:
         for code, argument, _ in pickletools.genops(io.BytesIO(content)):
@@ -46,7 +46,7 @@ def read_pickle(content: bytes) -> Any:
             machine.step(code.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"the pickle is damaged or unusual ({error}).") from None
-    raise FileError("the pickle is cut off.")
+    raise FileError("the pickle is truncated.")
 
 
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, seed, settings, fingerprints."""
+"""Provenance of a result: versions, seed, settings, fingerprints."""
 
 import json
 import platform
@@ -28,10 +28,10 @@ def _version(package: str) -> str | None:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a result was made from; enough to make it again.
+    """Everything needed to reproduce a result.
 
     Attributes:
-        seed: the seed, or None where nothing was random or settings hold several.
+        seed: the seed, or None if nothing was random or the settings contain several.
         settings: the arguments as plain values (strings, numbers, lists, mappings).
         model: fingerprint of the weights, a hexadecimal digest.
         data: fingerprint of the batches.
@@ -62,7 +62,7 @@ class Provenance:
         """The inverse of `to_json`.
 
         Args:
-            text: what `to_json` gave.
+            text: output of `to_json`.
 
         Returns:
             An equal record.
@@ -73,10 +73,10 @@ class Provenance:
 def run_identity(
     kind: str, settings: Mapping[str, Any], *, model: str = "", data: str = ""
 ) -> dict[str, Any]:
-    """What makes two runs the same run: work of one is reused by the other, and by no third.
+    """Identify a run: finished work is reused only by runs with equal identity.
 
     Args:
-        kind: what is computed, as in "map_plane".
+        kind: name of the computation, such as "map_plane".
         settings: everything that changes the numbers, as JSON values.
         model: fingerprint of the weights.
         data: fingerprint of the data.

@@ -1,7 +1,7 @@
 """Records on disk and in ledgers: frozen dataclasses of numbers, text, arrays and tensors.
 
-Arrays are kept raw, under names that say where they are; everything else is JSON beside them.
-Nothing is unpickled, and only registered classes are built.
+Arrays are stored raw, named by their location; everything else is JSON. Nothing is unpickled,
+and only registered classes are built.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ def record(cls: C) -> C:
     if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ArgumentError(
             f"two records are called {cls.__name__} ({other.__module__}, {cls.__module__}); "
-            "give one another name."
+            "rename one of them."
         )
     _CLASSES[cls.__name__] = cls
     return cls
 
 
 def to_dataset(value: Any) -> "xr.Dataset":
-    """A record as one labeled data set."""
+    """Convert a record to one labeled data set."""
     import xarray as xr
 
     arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -59,17 +59,17 @@ def from_dataset(data: "xr.Dataset") -> Any:
 
 
 def to_bytes(value: Any) -> bytes:
-    """A record, array, tensor or plain value as bytes: a head in JSON, then the raw arrays.
+    """Convert a record, array, tensor or plain value to bytes: a JSON header and raw arrays.
 
     Args:
         value: numbers, text, arrays, tensors, records, and lists or mappings of them.
 
     Returns:
-        What `from_bytes` reads; lists come back as tuples and numpy's
-        scalars as plain numbers, everything else to the last bit.
+        Bytes for `from_bytes`; lists are restored as tuples and numpy scalars as plain numbers,
+        everything else bitwise.
 
     Raises:
-        ArgumentError: something else.
+        ArgumentError: the value contains other types.
 
     Examples:
         >>> from_bytes(to_bytes({"loss": np.array([0.5, np.nan]), "seed": 1}))["loss"]
@@ -92,7 +92,7 @@ def to_bytes(value: Any) -> bytes:
 
 
 def holds_record(path: Path) -> bool:
-    """Whether a file begins as `to_bytes` begins."""
+    """Whether a file starts like the output of `to_bytes`."""
     try:
         with path.open("rb") as file:
             return file.read(_HEAD + len(_BEGIN))[_HEAD:] == _BEGIN
@@ -103,10 +103,10 @@ def holds_record(path: Path) -> bool:
 def from_bytes(data: bytes) -> Any:
     """The inverse of `to_bytes`.
 
-    Nothing is unpickled, and no array is made that the bytes do not hold.
+    Nothing is unpickled, and no array larger than the bytes is allocated.
 
     Args:
-        data: what `to_bytes` gave.
+        data: output of `to_bytes`.
 
     Returns:
         An equal value.
@@ -129,12 +129,13 @@ def from_bytes(data: bytes) -> Any:
         return _decoded(head["fields"], arrays)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, FileError) as error:
         raise ResumeError(
-            f"an entry of the resume file is damaged ({error}); remove the file, start again."
+            f"an entry of the resume file is damaged ({error}); remove the file and start "
+            "again."
         ) from None
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two records are the same to the last bit; NaN equals NaN."""
+    """Whether two records are bitwise equal; NaN equals NaN."""
     if type(a) is not type(b):
         return False
     if is_dataclass(a) and not isinstance(a, type):

@@ -1,4 +1,4 @@
-"""Results on disk: one netCDF file a result, labeled arrays, no pickle."""
+"""Results on disk: one netCDF file per result, labeled arrays, no pickle."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ Tree: TypeAlias = Mapping[str, "xr.Dataset"]
 
 
 class Result(Protocol):
-    """A frozen dataclass that can become labeled arrays and come back."""
+    """A frozen dataclass that converts to labeled arrays and back."""
 
     def to_tree(self) -> Tree:
         """The result as group name -> Dataset."""
@@ -39,7 +39,7 @@ def kind(name: str) -> Callable[[R], R]:
     """Class decorator: files of this kind hold results of this class.
 
     Args:
-        name: the word written into the file.
+        name: the kind written into the file.
 
     Returns:
         The decorator.
@@ -54,18 +54,18 @@ def kind(name: str) -> Callable[[R], R]:
 
 
 def save(result: Any, path: str | Path) -> Path:
-    """Write a result to one netCDF file; the name appears when the file is whole.
+    """Write a result to one netCDF file, atomically.
 
     Args:
         result: an instance of a class registered with `kind`.
-        path: where; by convention `*.nc`. A file that is there is replaced.
+        path: the file, by convention `*.nc`. An existing file is replaced.
 
     Returns:
         The path.
 
     Raises:
         ArgumentError: the class is not registered.
-        FileError: the place cannot be written.
+        FileError: the path cannot be written.
     """
     import xarray as xr
 
@@ -93,7 +93,7 @@ def load(path: str | Path) -> Any:
         The result, of the class that was saved.
 
     Raises:
-        FileError: missing, damaged, or not written by lossatlas.
+        FileError: the file is missing, damaged, or not written by lossatlas.
     """
     source = check_readable(path, "a lossatlas result")
     head, groups = _read(source)
@@ -113,7 +113,7 @@ def load(path: str | Path) -> Any:
 
 
 def kind_of(path: Path) -> str | None:
-    """The word that `kind` gave the result in a file; None where it holds none."""
+    """Kind of the result in a file, or None."""
     import h5py
 
     try:
@@ -125,10 +125,10 @@ def kind_of(path: Path) -> str | None:
 
 
 def nested(parts: Mapping[str, Tree]) -> "dict[str, xr.Dataset]":
-    """The groups of several results, each below its name; for results made of results.
+    """Nest the groups of several results under their names, for composite results.
 
     Args:
-        parts: name -> what its `to_tree` gave.
+        parts: name -> output of its `to_tree`.
 
     Returns:
         "name/group" -> Dataset.
@@ -139,14 +139,14 @@ def nested(parts: Mapping[str, Tree]) -> "dict[str, xr.Dataset]":
 
 
 def below(tree: Tree, part: str) -> "dict[str, xr.Dataset]":
-    """The groups of one part of what `nested` made.
+    """The groups of one part of the output of `nested`.
 
     Args:
         tree: "name/group" -> Dataset.
         part: the name.
 
     Returns:
-        group -> Dataset, as that part's `from_tree` takes it.
+        group -> Dataset, for `from_tree` of that part.
     """
     prefix = f"{part}/"
     return {n.removeprefix(prefix): data for n, data in tree.items() if n.startswith(prefix)}
@@ -164,7 +164,7 @@ def _read(source: Path) -> "tuple[dict[str, Any], dict[str, xr.Dataset]]":
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, OverflowError) as error:
         raise FileError(
-            f"'{source}' is damaged or not netCDF ({error}); make it again."
+            f"'{source}' is damaged or not netCDF ({error}); create it again."
         ) from None
     return head, groups
 

@@ -1,4 +1,4 @@
-"""Compare the sizes that a file states with the file, before anything is allocated."""
+"""Compare the sizes stated in a file with its actual size, before allocating memory."""
 
 import math
 import zipfile
@@ -100,6 +100,6 @@ def _stated(stream: IO[bytes]) -> int:
 
 def _sentence(file: str, part: str, stated: int) -> str:
     return (
-        f"'{file}' is damaged: {part} states {stated:,} bytes, more than is in the file; "
-        "copy or make it again."
+        f"'{file}' is damaged: {part} states {stated:,} bytes, more than the file has; copy or "
+        "create it again."
     )

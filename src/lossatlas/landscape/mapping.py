@@ -81,7 +81,7 @@ def map_plane(
             not fit in the free memory.
         ModelError: the outputs of the model do not depend on the weights that move.
         NonFiniteError: the loss at the origin is not finite.
-        ResumeError: the resume file is corrupt or belongs to another run.
+        ResumeError: the resume file is damaged or belongs to another run.
         StructureError: the plane belongs to another model.
         UnknownNameError: the engine or executor is unknown.
 

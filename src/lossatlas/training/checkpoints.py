@@ -37,7 +37,7 @@ def load_weights(
 
     Raises:
         ArgumentError: `model` is not a module, or no name starts with `prefix`.
-        FileError: the file is missing, truncated, corrupt, or contains more than weights.
+        FileError: the file is missing, truncated, damaged, or contains more than weights.
         StructureError: the weights do not match the model; the message gives the first
             differing name.
         UnknownNameError: `key` is not in the file.

@@ -63,7 +63,7 @@ def load_dataset(
         UnknownNameError: the form, option or normalization is unknown (the message gives the
             nearest match).
         ArgumentError: `examples` is below 1, or an option is invalid.
-        FileError: the file is missing, corrupt or of another format.
+        FileError: the file is missing, damaged or of another format.
         DataError: the data are empty or of the wrong form.
 
     Examples:

@@ -49,7 +49,7 @@ def load_parquet(
         raise
     except (pa.ArrowException, OSError) as error:
         raise FileError(
-            f"'{source}' is corrupt, truncated or not parquet ({reason(error)}); download or "
+            f"'{source}' is damaged, truncated or not parquet ({reason(error)}); download or "
             "write it again."
         ) from None
     return Dataset(

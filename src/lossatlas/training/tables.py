@@ -59,7 +59,7 @@ def _read(source: Path, names: tuple[str, str]) -> list[Array]:
         if isinstance(error, FileError | DataError):
             raise
         raise FileError(
-            f"'{source}' is corrupt, truncated or not npz ({_without_advice(error)}); write it "
+            f"'{source}' is damaged, truncated or not npz ({_without_advice(error)}); write it "
             "again with numpy.savez."
         ) from None
 
@@ -79,7 +79,7 @@ def _array(source: Path, archive: Any, name: str) -> Array:
             raise
         raise DataError(_objects(source, name)) from None
     if not isinstance(array, np.ndarray):
-        raise FileError(f"'{name}' of '{source}' is corrupt; write it again with numpy.savez.")
+        raise FileError(f"'{name}' of '{source}' is damaged; write it again with numpy.savez.")
     if array.dtype.kind not in "buif":
         raise DataError(
             f"'{name}' of '{source}' must hold numbers; got {array.dtype}: convert it first."
