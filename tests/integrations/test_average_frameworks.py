@@ -216,5 +216,5 @@ def test_hugging_face_averages_evaluates_and_resumes(tmp_path):
     _, resumed = trained(str(tmp_path / "checkpoint-5"))
     assert_same(resumed, plain())
     (tmp_path / "checkpoint-5" / "weight_average.safetensors").unlink()
-    with pytest.raises(ArgumentError, match="holds no averages"):
+    with pytest.raises(ArgumentError, match="has no averages"):
         trained(str(tmp_path / "checkpoint-5"))

@@ -91,7 +91,7 @@ def test_batches_of_another_form_are_refused_by_name():
         la.Objective(model, loss, [(tokens, tokens)])
     with pytest.raises(DataError, match=r"must have 'labels'; got input_ids: .*mlm=False"):
         la.Objective(model, loss, [{"input_ids": tokens}])
-    with pytest.raises((DataError, LossError), match="one entry a token"):
+    with pytest.raises((DataError, LossError), match="one entry per token"):
         loss(model, {"input_ids": tokens, "labels": tokens[:, :3]})
 
 

@@ -200,5 +200,5 @@ def test_hugging_face_takes_a_controller_as_its_scheduler(tmp_path):
         return LandscapeLR(optimizer, scheduler=scheduled(optimizer), **POLICIES["regime"])
 
     assert_same(hugging_face("regime", tmp_path, optimizers=given), plain("regime"))
-    with pytest.raises(ArgumentError, match="must not wait for a metric"):
+    with pytest.raises(ArgumentError, match="must not need a metric"):
         hugging_face("regime", tmp_path, optimizers=torch.optim.lr_scheduler.ReduceLROnPlateau)

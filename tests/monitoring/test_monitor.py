@@ -129,7 +129,7 @@ def test_the_share_of_the_time_holds_and_intervals_grow(monkeypatch):
     assert often == pytest.approx(15 / 0.2, rel=0.1)
     assert seldom == pytest.approx(15 / 3, abs=1)
     assert log.skipped == {"loss": 300 - often, "gradient": 300 - seldom}
-    assert "Readings left out to save time" in " ".join(log.sentences())
+    assert "Readings skipped to save time" in " ".join(log.sentences())
 
 
 def test_an_expensive_first_reading_is_made_up_for(monkeypatch):
@@ -180,7 +180,7 @@ def test_a_first_reading_waits_until_it_fits_and_the_log_says_until_when(monkeyp
     assert overhead_along(watch, clock, 15) == 0
     # Two losses must fit into 1 % of the time: after 20 s, and 6 s of gradients after 600 s.
     text = " ".join(watch.log.sentences())
-    assert "Nothing was read yet." in text
+    assert "No readings yet." in text
     assert (
         "loss (0.1 s, from about update 30 on), gradient (3 s, from about update 610 on)"
         in text
@@ -211,14 +211,14 @@ def test_a_training_without_a_reading_says_so_at_its_end(monkeypatch, tmp_path):
     clock, path = Clock(monkeypatch), tmp_path / "run" / "m.nc"
     watch = Training().monitor("loss", every=5, to=path)
     watch.objective.walk_seconds = 1.0, watch.objective.device
-    said = r"Nothing was read yet.*share=None"
+    said = r"No readings yet.*share=None"
     with pytest.warns(UserWarning, match=said) as caught, watch:
         overhead_along(watch, clock, 20, seconds=0.001)
     assert caught[0].filename == __file__
     log = la.load(path)
     assert log == watch.log
     assert len(log) == 0
-    assert "Nothing was read yet" in la.write_atlas(path, tmp_path / "a.html").read_text()
+    assert "No readings yet" in la.write_atlas(path, tmp_path / "a.html").read_text()
 
 
 def test_what_a_reading_is_expected_to_take(monkeypatch, tmp_path):
@@ -339,7 +339,7 @@ def test_what_is_reported_reads_well(tmp_path):
         "2 readings at updates 10 to 20: 1.5 s, 1.5 % of the training time, at most 2 % "
         "allowed.",
         "Loss fell from 2 at update 10 to 1 at 20.",
-        "Readings left out to save time: sharpness at 1 of 2 turns.",
+        "Readings skipped to save time: sharpness at 1 of 2 turns.",
         "Stability could not be measured: the optimizer has no moments yet.",
     )
     assert log.estimates()[1] == Estimate(5.0, bound=0.5, name="sharpness", unit="1")

@@ -153,7 +153,7 @@ def test_a_report_reads_and_survives_a_file(tmp_path):
 
 def test_a_report_that_cannot_be_written_ends_no_training(tmp_path):
     (tmp_path / "full").write_text("")
-    with pytest.warns(UserWarning, match="could not be written .* the training goes on"):
+    with pytest.warns(UserWarning, match="could not be written .* training continues"):
         report, recorder = run("bad batch", 0, out=tmp_path / "full" / "spikes")
     assert recorder.reports == [report]
     assert report.cause == "bad batch"

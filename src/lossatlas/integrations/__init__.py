@@ -1,1 +1,1 @@
-"""Other people's training loops. Each module imports its framework, and only when asked for."""
+"""Integrations of training frameworks. Each module imports its framework on demand."""

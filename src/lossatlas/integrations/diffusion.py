@@ -1,4 +1,4 @@
-"""The denoising loss of a diffusion model, with noise that belongs to the examples."""
+"""The denoising loss of a diffusion model, with fixed noise per example."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ _IMAGES = ("images", "pixel_values", "latents", "sample")
 
 
 class DiffusionLoss:
-    """What `diffusion` makes; see there.
+    """The loss returned by `diffusion`.
 
     Args:
-        scheduler: adds noise.
-        target: what the network predicts.
-        draws: of noise and timestep an example.
-        seed: of the draws.
+        scheduler: scheduler that adds noise.
+        target: prediction target of the network.
+        draws: number of draws of noise and timestep per example.
+        seed: random seed of the draws.
     """
 
     def __init__(self, scheduler: Any, target: str, draws: int, seed: int) -> None:
@@ -35,14 +35,14 @@ class DiffusionLoss:
         """The denoising error of every example.
 
         Args:
-            model: called as model(noisy, timestep, **conditions).
+            model: network called as model(noisy, timestep, **conditions).
             batch: images, (images,) or a mapping with images and conditions.
 
         Returns:
             Shape (batch,): squared errors averaged over pixels and draws.
 
         Raises:
-            DataError: a batch of another form.
+            DataError: the batch has another form.
         """
         images, conditions = _parts(batch)
         total = torch.zeros(len(images), dtype=images.dtype, device=images.device)
@@ -91,31 +91,33 @@ def diffusion(
     seed: int = 0,
     prediction: str | None = None,
 ) -> DiffusionLoss:
-    """The denoising loss of a diffusion model as a fixed function of its weights.
+    """Denoising loss of a diffusion model as a deterministic function of its weights.
 
     For an image x the loss is the mean over pixels and draws of `(f(x_t, t) - target)^2`, with
-    x_t = sqrt(a_t) x + sqrt(1 - a_t) noise. Noise and timestep are drawn from the seed and the
-    content of the example, so that an example keeps them however the data are dealt to
-    batches; the draws of one example take their timesteps from equal parts of the range.
+    x_t = sqrt(a_t) x + sqrt(1 - a_t) noise. Noise and timestep depend only on the seed and the
+    content of the example, so they do not depend on how the data are split into batches. The
+    timesteps of one example are stratified over the range.
 
     Args:
-        unet: called as unet(noisy, timesteps, **conditions); gives a tensor, or what has it
-            first, as models of diffusers do.
-        scheduler: of diffusers (DDPM, DDIM, ...): `add_noise`, `get_velocity`, `config`.
-        draws: of noise and timestep an example. Default 1.
-        seed: of the draws. Default 0.
+        unet: network called as unet(noisy, timesteps, **conditions); returns a tensor, or an
+            output with the tensor first, as models of diffusers do.
+        scheduler: scheduler of diffusers (DDPM, DDIM, ...) with `add_noise`, `get_velocity`,
+            `config`.
+        draws: number of draws of noise and timestep per example. Default 1.
+        seed: random seed of the draws. Default 0.
         prediction: "epsilon" (target: the noise), "v_prediction" or "sample" (the image).
-            Default: what `scheduler.config` says.
+            Default: the value in `scheduler.config`.
 
     Returns:
-        A loss(model, batch) with one number an example. Batches are tensors of images (or
+        A loss(model, batch) with one number per example. Batches are tensors of images (or
         latents), a tuple with one, or mappings with "images", "pixel_values", "latents" or
-        "sample"; further entries go to the model by name, as `class_labels` and
-        `encoder_hidden_states`.
+        "sample"; other entries, such as `class_labels` and `encoder_hidden_states`, are passed
+        to the model by name.
 
     Raises:
-        ArgumentError: a scheduler without `add_noise`, no module, or fewer than one draw.
-        UnknownNameError: another prediction.
+        ArgumentError: `scheduler` has no `add_noise`, `unet` is not a module, or `draws` is
+            below 1.
+        UnknownNameError: the prediction is unknown.
 
     Examples:
         loss = la.diffusion(unet, DDPMScheduler(), draws=4)

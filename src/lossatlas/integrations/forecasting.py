@@ -1,4 +1,4 @@
-"""What the forecast callbacks of all frameworks share."""
+"""Shared code of the forecast callbacks."""
 
 import logging
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ _log = logging.getLogger("lossatlas.forecast")
 
 
 class ForecastWatcher:
-    """Feeds losses to a `LiveForecast` and reads it now and then.
+    """Feeds losses to a `LiveForecast` and reads it periodically.
 
     Attributes:
-        readings: all readings so far, the latest last.
+        readings: all readings so far, latest last.
 
     Args:
         history: earlier runs at the same size and peak rate. Default none.
         law: the law for earlier runs. Default: the multi-power law.
         level: the share of final losses that the interval should cover. Default 0.9.
-        every: read after so many recorded losses. Default 20.
+        every: number of recorded losses between readings. Default 20.
 
     Raises:
-        ArgumentError: `every` is not a whole number >= 1.
+        ArgumentError: `every` is not an integer >= 1.
     """
 
     def __init__(
@@ -45,28 +45,28 @@ class ForecastWatcher:
         self._recorded = 0
 
     def begin(self, lr: Floats) -> None:
-        """Start anew with the schedule of the run.
+        """Restart with the schedule of the run.
 
         Args:
-            lr: the rate of every update.
+            lr: learning rate of every update.
 
         Raises:
-            ArgumentError: fewer than two updates.
-            DataError: values that are no rates.
+            ArgumentError: there are fewer than two updates.
+            DataError: the values are not learning rates.
         """
         self._live = LiveForecast(lr, history=self.history, law=self.law, level=self.level)
         self.readings.clear()
         self._recorded = 0
 
     def record(self, step: int, loss: float) -> LiveReading | None:
-        """Take in a loss.
+        """Record a loss.
 
         Args:
-            step: updates done.
-            loss: the loss there.
+            step: number of updates.
+            loss: the loss at this step.
 
         Returns:
-            A reading after every `every`-th loss, else None.
+            A reading after every `every`-th loss, otherwise None.
         """
         if self._live is None or step < 1:
             return None

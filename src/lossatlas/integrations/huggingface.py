@@ -1,4 +1,4 @@
-"""Hugging Face: callbacks that watch a training, and Trainers that are steered or averaged."""
+"""Hugging Face: callbacks for forecasts and averages, and Trainer mix-ins for steering."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,23 +42,23 @@ Floats = NDArray[np.float64]
 
 
 class ForecastCallback(LossCallback):
-    """Forecasts the final training loss from what the Trainer logs.
+    """Forecasts the final training loss from the losses logged by the Trainer.
 
-    Only watches: training with it is bitwise the training without it. Forecasts go to
-    `readings` and to the logger "lossatlas.forecast".
+    It does not affect training: results are bitwise equal to those without it. Forecasts are
+    stored in `readings` and sent to the logger "lossatlas.forecast".
 
     Attributes:
-        watcher: collects and reads.
+        watcher: collects losses and computes forecasts.
 
     Args:
         history: earlier runs at the same size and peak rate (`read_trainer_state`). Default
-            none: then a decay still to come is not in the forecast.
+            none: the forecast then ignores a decay still to come.
         law: the law for earlier runs. Default: the multi-power law.
-        level: the share of final losses to cover. Default 0.9.
-        every: read after so many logged losses. Default 20.
+        level: coverage of the interval for the final loss. Default 0.9.
+        every: number of logged losses between readings. Default 20.
 
     Raises:
-        ArgumentError: a number out of range.
+        ArgumentError: a number is out of range.
     """
 
     def __init__(
@@ -73,30 +73,30 @@ class ForecastCallback(LossCallback):
 
     @property
     def readings(self) -> list[Any]:
-        """All readings so far, the latest last."""
+        """All readings so far, latest last."""
         return self.watcher.readings
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the schedule off a copy of the scheduler.
+        """Read the schedule from a copy of the scheduler.
 
         Args:
             args: not used.
-            state: of the Trainer.
+            state: state of the Trainer.
             control: not used.
-            **kwargs: holds `lr_scheduler`.
+            **kwargs: includes `lr_scheduler`.
 
         Raises:
-            ArgumentError: a scheduler that needs a metric has no schedule to read.
+            ArgumentError: the scheduler needs a metric, so it has no schedule.
         """
         ahead = from_torch(kwargs["lr_scheduler"], state.max_steps - state.global_step)
         self.watcher.begin(np.concatenate([_past(state, ahead[0]), ahead]))
 
     def take_loss(self, state: Any, loss: float) -> None:
-        """Read the forecast, on the first process.
+        """Update the forecast, on the first process.
 
         Args:
-            state: of the Trainer.
-            loss: the mean since the last one.
+            state: state of the Trainer.
+            loss: mean loss since the last call.
         """
         if state.is_world_process_zero:
             self.watcher.record(int(state.global_step), loss)
@@ -114,18 +114,18 @@ def _past(state: Any, now: float) -> Floats:
 
 
 class SteeringMixin:
-    """Put before `Trainer` in a class: the scheduler becomes a `LandscapeLR` around it.
+    """Mix-in for `Trainer` that wraps the scheduler in a `LandscapeLR`.
 
-    It decides as a plain loop with the same settings does. Checkpoints hold its state as that
-    of the scheduler, and `resume_from_checkpoint` goes on with it. A `LandscapeLR` that is
-    given in `optimizers=` is taken as it is.
+    It makes the same decisions as a plain loop with the same settings. Checkpoints store its
+    state as that of the scheduler, and `resume_from_checkpoint` restores it. A `LandscapeLR`
+    passed in `optimizers=` is used unchanged.
 
     Args:
-        *args: of the Trainer.
+        *args: arguments of the Trainer.
         steering: settings of `LandscapeLR` by name.
-        examples: of a batch that a probe reads. Default 24.
-        tracker: anything that `as_tracker` takes; gets new decisions.
-        **kwargs: of the Trainer.
+        examples: number of examples of a batch used by a probe. Default 24.
+        tracker: anything accepted by `as_tracker`; receives new decisions.
+        **kwargs: keyword arguments of the Trainer.
 
     Examples:
         class SteeredTrainer(SteeringMixin, Trainer): ...
@@ -160,7 +160,7 @@ class SteeringMixin:
         return self.lr_scheduler.log if steered else DecisionLog(())
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The Trainer's scheduler with a controller around it.
+        """Wrap the scheduler of the Trainer in a controller.
 
         Args:
             num_training_steps: as for the Trainer.
@@ -170,7 +170,7 @@ class SteeringMixin:
             The controller.
 
         Raises:
-            ArgumentError: a scheduler that waits for a metric.
+            ArgumentError: the scheduler needs a metric.
         """
         if isinstance(self.lr_scheduler, LandscapeLR):
             return self.lr_scheduler
@@ -178,17 +178,17 @@ class SteeringMixin:
         inner = super().create_scheduler(num_training_steps, steered)  # type: ignore[misc]
         if isinstance(inner, ReduceLROnPlateau):
             raise ArgumentError(
-                "`lr_scheduler_type` must not wait for a metric where the rate is steered; "
-                "take another, or PlateauCooldown() as the policy."
+                "`lr_scheduler_type` must not need a metric if the rate is steered; use "
+                "another one, or PlateauCooldown() as the policy."
             )
         self.lr_scheduler = LandscapeLR(steered, scheduler=inner, **self.steering)
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """A step of the Trainer; the controller is shown its batch and its loss.
+        """A training step of the Trainer; its batch and loss are passed to the controller.
 
         Args:
-            model: what is trained.
+            model: the model in training.
             inputs: the batch.
             *args: as for the Trainer.
             **kwargs: as for the Trainer.
@@ -223,23 +223,22 @@ AVERAGES = "weight_average.safetensors"
 class AverageCallback(TrainerCallback):
     """Averages the weights of a Trainer's model.
 
-    Updates that mixed precision skips do not count. Checkpoints hold the averages beside the
-    weights of the training (`weight_average.safetensors`), and `resume_from_checkpoint` goes on
-    with them. After training, `average.best(score)` chooses a member of the bank, and
-    `with average.swapped(): trainer.save_model(...)` saves it. `AverageMixin` makes the Trainer
-    evaluate the average.
+    Updates skipped by mixed precision do not count. Checkpoints store the averages next to the
+    weights (`weight_average.safetensors`), and `resume_from_checkpoint` restores them. After
+    training, `average.best(score)` selects a member of the bank, and `with average.swapped():
+    trainer.save_model(...)` saves it. `AverageMixin` makes the Trainer evaluate the average.
 
     Attributes:
         average: the `PolynomialAverage`; None before training.
 
     Args:
         gamma: see `PolynomialAverage`. Default (4, 16, 64).
-        every: updates between two that count; see `PolynomialAverage`. Default None.
-        batches: for the statistics of BatchNorm layers; transformers seldom have any.
-        forward: forward(model, batch) for it; by default model(**batch).
+        every: updates between two averaged ones; see `PolynomialAverage`. Default None.
+        batches: batches to re-estimate BatchNorm statistics; transformers rarely have any.
+        forward: forward(model, batch) for these; by default model(**batch).
 
     Raises:
-        ArgumentError: a number out of range.
+        ArgumentError: a number is out of range.
     """
 
     def __init__(
@@ -256,16 +255,16 @@ class AverageCallback(TrainerCallback):
         self._handle: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to average, or go on from a checkpoint.
+        """Start averaging, or continue from a checkpoint.
 
         Args:
             args: of the Trainer.
-            state: of the Trainer.
+            state: state of the Trainer.
             control: not used.
-            **kwargs: holds `model` and `optimizer`.
+            **kwargs: includes `model` and `optimizer`.
 
         Raises:
-            ArgumentError: a resumed run whose checkpoint holds no averages.
+            ArgumentError: the checkpoint of a resumed run has no averages.
         """
         model: nn.Module = kwargs["model"]
         self.average = PolynomialAverage(model, self._gamma, **self._settings)  # type: ignore[arg-type]
@@ -274,11 +273,11 @@ class AverageCallback(TrainerCallback):
         self._handle = self.average.follow(bare_optimizer(kwargs["optimizer"]))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the averages beside the weights.
+        """Save the averages next to the weights.
 
         Args:
             args: of the Trainer.
-            state: of the Trainer.
+            state: state of the Trainer.
             control: not used.
             **kwargs: not used.
         """
@@ -287,7 +286,7 @@ class AverageCallback(TrainerCallback):
             _save_average(self.average, folder)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take in no more steps.
+        """Stop averaging.
 
         Args:
             args: not used.
@@ -300,7 +299,7 @@ class AverageCallback(TrainerCallback):
 
 
 class AverageMixin:
-    """Put before `Trainer` in a class: it evaluates the average of its `AverageCallback`.
+    """Mix-in for `Trainer` that evaluates the average of its `AverageCallback`.
 
     Examples:
         class AveragedTrainer(AverageMixin, Trainer): ...
@@ -311,14 +310,14 @@ class AverageMixin:
     callback_handler: Any
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's loop, on the average once there is one.
+        """The evaluation loop of the Trainer, on the average if there is one.
 
         Args:
             *args: as for the Trainer.
             **kwargs: as for the Trainer.
 
         Returns:
-            What the Trainer gives.
+            The output of the Trainer.
         """
         for callback in self.callback_handler.callbacks:
             average = callback.average if isinstance(callback, AverageCallback) else None

@@ -1,4 +1,4 @@
-"""What all callbacks of the Hugging Face Trainer are made of."""
+"""Base classes of callbacks for the Hugging Face Trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ __all__ = ["LossCallback", "TrainerCallback", "bare_optimizer", "kept_file", "wr
 
 
 class LossCallback(TrainerCallback):
-    """A callback that takes in the training losses that a Trainer logs."""
+    """A callback that receives the training losses logged by a Trainer."""
 
     def on_log(
         self,
@@ -28,20 +28,20 @@ class LossCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take in a logged training loss.
+        """Receive a logged training loss.
 
         Args:
             args: not used.
             state: of the Trainer.
             control: not used.
-            logs: what was logged.
+            logs: the logged values.
             **kwargs: not used.
         """
         if logs is not None and "loss" in logs:
             self.take_loss(state, float(logs["loss"]))
 
     def take_loss(self, state: Any, loss: float) -> None:
-        """Take a loss in.
+        """Receive a loss.
 
         Args:
             state: of the Trainer.
@@ -51,20 +51,20 @@ class LossCallback(TrainerCallback):
 
 
 def kept_file(args: Any, state: Any, name: str, what: str, callback: object) -> Path:
-    """A file of a callback in the checkpoint that a Trainer goes on from."""
+    """Path of a callback's file in the checkpoint that a Trainer resumes from."""
     folder = _checkpoint(args, state)
     if isinstance(args.resume_from_checkpoint, str):
         folder = Path(args.resume_from_checkpoint)
     if not (folder / name).is_file():
         raise ArgumentError(
-            f"'{folder}' holds no {what} to go on with; resume from a checkpoint that was "
-            f"written with {type(callback).__name__}, or train without it."
+            f"'{folder}' has no {what} to resume from; resume from a checkpoint written with "
+            f"{type(callback).__name__}, or train without it."
         )
     return folder / name
 
 
 def written_folder(args: Any, state: Any) -> Path | None:
-    """The checkpoint that was just written; None on other processes than the first."""
+    """Folder of the checkpoint just written; None except on the first process."""
     folder = _checkpoint(args, state)
     return folder if state.is_world_process_zero and folder.is_dir() else None
 
@@ -74,7 +74,7 @@ def _checkpoint(args: Any, state: Any) -> Path:
 
 
 def bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer of torch within those of accelerate."""
+    """The torch optimizer inside accelerate wrappers."""
     # Accelerate wraps optimizers; hooks belong to what really steps.
     while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer

@@ -1,4 +1,4 @@
-"""The loss of a Hugging Face model, one pair (sum, weight) a sequence."""
+"""The loss of a Hugging Face model, with one pair (sum, weight) per sequence."""
 
 import inspect
 import math
@@ -38,10 +38,10 @@ _COMPARED: "WeakSet[HuggingFaceLoss]" = WeakSet()
 
 
 class HuggingFaceLoss:
-    """What `huggingface` makes; see there.
+    """The loss returned by `huggingface`.
 
     Args:
-        model: of transformers, or a wrapper of one (peft, DDP, torch.compile).
+        model: a transformers model, or a wrapper of one (peft, DDP, torch.compile).
         label_smoothing: as in torch's cross entropy.
     """
 
@@ -57,18 +57,19 @@ class HuggingFaceLoss:
             _COMPARED.add(self)
 
     def __call__(self, model: nn.Module, batch: Any) -> Weighted:
-        """The losses of the sequences of a batch.
+        """Losses of the sequences of a batch.
 
         Args:
             model: called with the entries of the batch as keywords.
             batch: a mapping with "labels".
 
         Returns:
-            One sum and one weight a sequence.
+            One sum and one weight per sequence.
 
         Raises:
-            DataError: the batch is no mapping, has no labels, or labels of another shape.
-            LossError: the model's own loss is another number.
+            DataError: the batch is not a mapping, or its labels are missing or of another
+                shape.
+            LossError: the loss of the model itself is a different number.
         """
         labels = _labels(batch)
         inputs = {**self._extra, **batch}
@@ -87,8 +88,8 @@ class HuggingFaceLoss:
             return Weighted(losses, torch.ones_like(losses, dtype=torch.float64))
         if logits.shape[:-1] != labels.shape:
             raise DataError(
-                f"`labels` must have one entry a token, shape {tuple(logits.shape[:-1])}; got "
-                f"{tuple(labels.shape)}: for a prompt before the tokens {_OWN}."
+                f"`labels` must have one entry per token, shape {tuple(logits.shape[:-1])}; "
+                f"got {tuple(labels.shape)}: for a prompt before the tokens {_OWN}."
             )
         if self.head == "causal":
             logits, labels = logits[:, :-1], labels[:, 1:]
@@ -142,12 +143,12 @@ class HuggingFaceLoss:
 
 @public
 def huggingface(model: nn.Module) -> HuggingFaceLoss:
-    """The loss of a Hugging Face model, one (sum, weight) pair a sequence, for `Objective`.
+    """Loss of a Hugging Face model for `Objective`, with one (sum, weight) pair per sequence.
 
-    The value of the objective is the sum of the losses of all labels by their number, however
-    the data are dealt to batches; labels of -100 count for nothing. On one batch it equals
-    `model(**batch).loss`, which is checked on the first. The standard error takes the sequence
-    as its unit, since the tokens of one are not independent.
+    The value of the objective is the sum of the losses of all labels divided by their number,
+    independent of the split into batches; labels of -100 are ignored. On one batch it equals
+    `model(**batch).loss`, which is checked on the first batch. The unit of the standard error
+    is the sequence, because tokens of one sequence are not independent.
 
     | head | loss of a label |
     |---|---|
@@ -157,14 +158,14 @@ def huggingface(model: nn.Module) -> HuggingFaceLoss:
     | sequence, image or audio classification | as `config.problem_type` says |
 
     Args:
-        model: of transformers, also in a wrapper of peft, DDP or `torch.compile`. Batches are
-            mappings with "labels" and what `model.forward` takes.
+        model: a transformers model, possibly wrapped by peft, DDP or `torch.compile`. Batches
+            are mappings with "labels" and the arguments of `model.forward`.
 
     Returns:
-        A loss(model, batch) that gives `Weighted`.
+        A loss(model, batch) that returns `Weighted`.
 
     Raises:
-        ArgumentError: no model of transformers, or one whose head is none of these.
+        ArgumentError: `model` is not a transformers model, or its head is none of these.
 
     Examples:
         >>> import pytest, torch, lossatlas as la
@@ -202,7 +203,7 @@ def _head(model: nn.Module) -> str:
             return head
     endings = tuple(ending for each in _HEADS.values() for ending in each)
     raise ArgumentError(
-        "`huggingface` serves causal, masked and sequence-to-sequence language models and "
+        "`huggingface` supports causal, masked and sequence-to-sequence language models and "
         f"classifiers ({', '.join(endings[:3])}, ...); got {name}: {_OWN}."
     )
 
@@ -210,8 +211,8 @@ def _head(model: nn.Module) -> str:
 def _labels(batch: Any) -> Tensor:
     if not isinstance(batch, Mapping):
         raise DataError(
-            "`huggingface` takes batches that are mappings, as tokenizers and collators give "
-            f"them; got {type(batch).__name__}: name the entries as model.forward does."
+            "`huggingface` needs batches that are mappings, as from tokenizers and collators; "
+            f"got {type(batch).__name__}: name the entries as model.forward does."
         )
     labels = batch.get("labels")
     if not isinstance(labels, Tensor):

@@ -1,4 +1,4 @@
-"""Hugging Face: instruments read and spikes explained while a Trainer runs."""
+"""Hugging Face: read instruments and explain spikes while a Trainer runs."""
 
 import json
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ _STATE = "monitor.json"
 class MonitorCallback(LossCallback):
     """Reads the instruments of a `Monitor` after updates.
 
-    Checkpoints hold the readings (`monitor.json`), and `resume_from_checkpoint` goes on with
-    them. The losses that the Trainer logs join the readings.
+    Checkpoints store the readings (`monitor.json`), and `resume_from_checkpoint` restores them.
+    Losses logged by the Trainer are added to the readings.
 
     Args:
-        monitor: of an objective of the model that is trained. Where it has no optimizer, it is
-            given that of the Trainer.
+        monitor: monitor of an objective of the model in training. If it has no optimizer, it
+            gets that of the Trainer.
 
     Raises:
-        ArgumentError: no monitor.
+        ArgumentError: `monitor` is not a Monitor.
 
     Examples:
         monitor = la.Monitor(la.from_trainer(trainer, limit=4), to="run/monitor.nc")
@@ -45,16 +45,16 @@ class MonitorCallback(LossCallback):
         self.monitor = monitor
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the optimizer, and the readings of a checkpoint.
+        """Connect the optimizer, and restore readings from a checkpoint.
 
         Args:
             args: of the Trainer.
             state: of the Trainer.
             control: not used.
-            **kwargs: holds `optimizer`.
+            **kwargs: includes `optimizer`.
 
         Raises:
-            ArgumentError: a resumed run whose checkpoint holds no readings.
+            ArgumentError: the checkpoint of a resumed run has no readings.
         """
         optimizer = kwargs.get("optimizer")
         if self.monitor.optimizer is None and optimizer is not None:
@@ -65,7 +65,7 @@ class MonitorCallback(LossCallback):
         self.monitor.load_state_dict(json.loads(path.read_text()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read what is due after an update.
+        """Read the instruments that are due after an update.
 
         Args:
             args: not used.
@@ -76,16 +76,16 @@ class MonitorCallback(LossCallback):
         self.monitor.step(step=int(state.global_step))
 
     def take_loss(self, state: Any, loss: float) -> None:
-        """Note the loss for the next readings.
+        """Record the loss for the next readings.
 
         Args:
             state: not used.
-            loss: the mean since the last one.
+            loss: mean loss since the last call.
         """
         self.monitor.observe(loss)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the readings beside the weights.
+        """Save the readings next to the weights.
 
         Args:
             args: of the Trainer.
@@ -110,10 +110,10 @@ class MonitorCallback(LossCallback):
 
 
 class SpikeMixin:
-    """Put before `Trainer` in a class: it explains spikes of the loss; see `la.SpikeRecorder`.
+    """Mix-in for `Trainer` that explains loss spikes; see `la.SpikeRecorder`.
 
-    A callback sees no batches, so this is a mix-in. On one process. The batches of an
-    accumulated update are one step; gradients are clipped in replays as the Trainer does.
+    It is a mix-in because callbacks do not receive batches, and supports one process. The
+    batches of an accumulated update are one step; replays clip gradients as the Trainer does.
 
     Args:
         *args: of the Trainer.
@@ -149,10 +149,10 @@ class SpikeMixin:
         return [] if self.spike_recorder is None else self.spike_recorder.reports
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """A step of the Trainer, whose batch and loss are recorded.
+        """A training step of the Trainer, with its batch and loss recorded.
 
         Args:
-            model: what is trained.
+            model: the model in training.
             inputs: the batch.
             *args: as for the Trainer.
             **kwargs: as for the Trainer.

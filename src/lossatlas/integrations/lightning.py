@@ -1,4 +1,4 @@
-"""Lightning: callbacks that watch a training, forecast its loss and steer its rate."""
+"""Lightning: callbacks that forecast the loss, steer the learning rate and average weights."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,25 +41,26 @@ Floats = NDArray[np.float64]
 
 
 class ForecastCallback(lightning_callback()):  # type: ignore[misc]
-    """Forecasts the final training loss from the losses of the batches.
+    """Forecasts the final training loss from batch losses.
 
-    Only watches: training with it is bitwise the training without it. Forecasts go to
-    `readings`, to the logger "lossatlas.forecast", and, with `log`, to the module's own logger.
+    It does not affect training: results are bitwise equal to those without it. Forecasts are
+    stored in `readings` and sent to the logger "lossatlas.forecast" and, with `log`, to the
+    logger of the module.
 
     Attributes:
-        watcher: collects and reads.
+        watcher: collects losses and computes forecasts.
 
     Args:
-        history: earlier runs at the same size and peak rate. Default none: then a decay still
-            to come is not in the forecast.
+        history: earlier runs at the same size and peak rate. Default none: the forecast then
+            ignores a decay still to come.
         law: the law for earlier runs. Default: the multi-power law.
-        level: the share of final losses to cover. Default 0.9.
-        window: average the losses of so many updates into one point. Default 20.
-        every: read after so many points. Default 10.
-        log: also `pl_module.log("forecast/final_loss", ...)`. Default True.
+        level: coverage of the interval for the final loss. Default 0.9.
+        window: number of updates whose losses are averaged to one point. Default 20.
+        every: number of points between readings. Default 10.
+        log: whether to call `pl_module.log("forecast/final_loss", ...)`. Default True.
 
     Raises:
-        ArgumentError: a number out of range.
+        ArgumentError: a number is out of range.
     """
 
     def __init__(
@@ -82,23 +83,23 @@ class ForecastCallback(lightning_callback()):  # type: ignore[misc]
 
     @property
     def readings(self) -> list[Any]:
-        """All readings so far, the latest last."""
+        """All readings so far, latest last."""
         return self.watcher.readings
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Read the schedule off a copy of the scheduler.
+        """Read the schedule from a copy of the scheduler.
 
         Args:
             trainer: the Lightning trainer.
             pl_module: not used.
 
         Raises:
-            ArgumentError: training has no known end, or a scheduler that needs a metric.
+            ArgumentError: the length of training is unknown, or the scheduler needs a metric.
         """
         total = trainer.estimated_stepping_batches
         if not math.isfinite(total) or total < 2:
             raise ArgumentError(
-                f"`trainer` must know how many updates it will do to forecast the end; got "
+                "`trainer` must have a known number of updates to forecast the end; got "
                 f"{total}; set max_steps or max_epochs."
             )
         done = int(trainer.global_step)
@@ -109,12 +110,12 @@ class ForecastCallback(lightning_callback()):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in the loss of a batch.
+        """Record the loss of a batch.
 
         Args:
             trainer: the Lightning trainer.
-            pl_module: logs the forecast.
-            outputs: what `training_step` returned: the loss, or a mapping that holds it.
+            pl_module: module that logs the forecast.
+            outputs: output of `training_step`: the loss, or a mapping that contains it.
             batch: not used.
             batch_idx: not used.
         """
@@ -147,24 +148,26 @@ Loss = Callable[[Any, Batch], Tensor]
 
 
 class SteeringCallback(LossCallback):
-    """Steers the rate of a module with one optimizer; its scheduler is multiplied.
+    """Steers the learning rate of a module with one optimizer, on top of its scheduler.
 
-    It decides as a plain loop with the same settings does. The state goes into checkpoints.
+    It makes the same decisions as a plain loop with the same settings. Checkpoints store its
+    state.
 
     Attributes:
         controller: the `LandscapeLR`; None before training.
 
     Args:
-        policy: decides; `RegimePolicy()` by default.
-        loss: loss(module, batch), one number or one an example. By default the module's
-            `training_step`, with its logging muted: then errors come from antithetic pairs.
-        examples: of a batch that a probe reads. Default 24.
-        tracker: anything that `as_tracker` takes; gets new decisions.
-        log: also `pl_module.log_dict` of scale and rate at decisions. Default False.
+        policy: the decision policy; `RegimePolicy()` by default.
+        loss: loss(module, batch), one number or one per example. By default `training_step` of
+            the module with muted logging, whose errors come from antithetic pairs.
+        examples: number of examples of a batch used by a probe. Default 24.
+        tracker: anything accepted by `as_tracker`; receives new decisions.
+        log: whether to call `pl_module.log_dict` with scale and rate at decisions. Default
+            False.
         **settings: as for `LandscapeLR`.
 
     Raises:
-        ArgumentError: a tracker that cannot take numbers.
+        ArgumentError: `tracker` is not a tracker.
     """
 
     def __init__(
@@ -191,7 +194,7 @@ class SteeringCallback(LossCallback):
         return DecisionLog(()) if self.controller is None else self.controller.log
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Take over the optimizer's rate, and its scheduler where there is one.
+        """Take over the learning rate of the optimizer, and its scheduler if there is one.
 
         Args:
             trainer: the Lightning trainer.
@@ -223,7 +226,7 @@ class SteeringCallback(LossCallback):
         self._done = int(trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Tell the controller the loss.
+        """Pass the loss to the controller.
 
         Args:
             trainer: not used.
@@ -241,9 +244,9 @@ class SteeringCallback(LossCallback):
 
         Args:
             trainer: the Lightning trainer.
-            pl_module: what the closure runs.
+            pl_module: module that the closure runs.
             outputs: not used.
-            batch: what the probe reads a part of.
+            batch: batch, part of which the probe uses.
             batch_idx: for `training_step`.
         """
         controller, step = self.controller, int(trainer.global_step)
@@ -260,7 +263,7 @@ class SteeringCallback(LossCallback):
             )
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Give the scheduler back.
+        """Restore the scheduler.
 
         Args:
             trainer: the Lightning trainer.
@@ -271,7 +274,7 @@ class SteeringCallback(LossCallback):
                 config.scheduler = config.scheduler.inner
 
     def state_dict(self) -> dict[str, Any]:
-        """The controller's state, for checkpoints.
+        """State of the controller, for checkpoints.
 
         Returns:
             "controller"; empty before training.
@@ -279,10 +282,10 @@ class SteeringCallback(LossCallback):
         return {} if self.controller is None else {"controller": self.controller.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a state for when training starts.
+        """Store a state until training starts.
 
         Args:
-            state_dict: what `state_dict` gave.
+            state_dict: output of `state_dict`.
         """
         self._kept = state_dict.get("controller")
 
@@ -300,31 +303,30 @@ class SteeringCallback(LossCallback):
 
 
 class AverageCallback(lightning_callback()):  # type: ignore[misc]
-    """Averages the weights of a module; validation and test see the average.
+    """Averages the weights of a module; validation and test use the average.
 
-    What validation logs during the training belongs to the average. The module and its
-    checkpoints hold the weights of the training, also after it; `average.best(score)` then
-    chooses a member of the bank, and within `with average.swapped():` the module holds it, to
-    be evaluated or saved. Updates that mixed precision skips do not count. The averages go into
-    checkpoints.
+    Values logged by validation during training are those of the average. The module and its
+    checkpoints keep the training weights, also after training; `average.best(score)` then
+    selects a member of the bank, and inside `with average.swapped():` the module has its
+    weights, for evaluation or saving. Updates skipped by mixed precision do not count.
+    Checkpoints store the averages.
 
     Attributes:
         average: the `PolynomialAverage`; None before training.
 
     Args:
         gamma: see `PolynomialAverage`. Default (4, 16, 64).
-        every: updates between two that count; see `PolynomialAverage`. Default None.
-        batches: how many batches of training data the statistics of BatchNorm layers are
-            re-estimated on. Default 20.
-        forward: forward(module, batch) for it. By default the module is called on a tensor, on
-            the first entry of a tuple, or with those of a mapping; one without a `forward` of
-            its own runs its `training_step` without gradients and with its logging muted (with
-            manual optimization its `validation_step`). It is tried on the first batch.
-        validate: whether validation and test see the average. Default True.
+        every: updates between two averaged ones; see `PolynomialAverage`. Default None.
+        batches: number of training batches for re-estimating BatchNorm statistics. Default 20.
+        forward: forward(module, batch) for these. By default the module is called on a tensor,
+            on the first entry of a tuple, or with the entries of a mapping; a module without
+            `forward` runs its `training_step` without gradients and with muted logging (its
+            `validation_step` with manual optimization). It is tested on the first batch.
+        validate: whether validation and test use the average. Default True.
 
     Raises:
-        ArgumentError: a number out of range; as training starts: several optimizers, or a
-            module with BatchNorm that has neither a `forward` nor a step to run.
+        ArgumentError: a number is out of range; when training starts: there are several
+            optimizers, or the module has BatchNorm but neither a `forward` nor a step to run.
 
     Examples:
         averaging = AverageCallback()
@@ -354,11 +356,11 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
         self._is_tried = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to average, or go on from a checkpoint.
+        """Start averaging, or continue from a checkpoint.
 
         Args:
             trainer: the Lightning trainer.
-            pl_module: what is averaged.
+            pl_module: module to average.
 
         Raises:
             ArgumentError: not exactly one optimizer.
@@ -384,16 +386,16 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Try the pass that estimates statistics anew, before anything is trained.
+        """Test the pass that re-estimates statistics, before training.
 
         Args:
-            trainer: gives the precision.
-            pl_module: what is averaged.
-            batch: the first one of the training.
+            trainer: trainer that determines the precision.
+            pl_module: module to average.
+            batch: first batch of training.
             batch_idx: not used.
 
         Raises:
-            ArgumentError: the pass fails on it.
+            ArgumentError: the pass fails on the batch.
         """
         if self._is_tried or self.average is None:
             return
@@ -402,7 +404,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
             check_statistics(pl_module, [batch], self.average.forward)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take in no more steps.
+        """Stop averaging.
 
         Args:
             trainer: not used.
@@ -412,7 +414,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
             self._handle.remove()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Show the average.
+        """Swap in the average.
 
         Args:
             trainer: not used.
@@ -422,7 +424,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
             self._shown.enter_context(self.average.swapped())
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Go back to the weights of the training.
+        """Restore the training weights.
 
         Args:
             trainer: not used.
@@ -431,7 +433,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
         self._shown.close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Go back to the weights of the training.
+        """Restore the training weights.
 
         Args:
             trainer: not used.
@@ -444,7 +446,7 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
     on_test_end = on_validation_end
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, for checkpoints.
+        """State of the averages, for checkpoints.
 
         Returns:
             "average"; empty before training.
@@ -459,16 +461,16 @@ class AverageCallback(lightning_callback()):  # type: ignore[misc]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a state for when training starts.
+        """Store a state until training starts.
 
         Args:
-            state_dict: what `state_dict` gave.
+            state_dict: output of `state_dict`.
         """
         self._kept = state_dict.get("average")
 
 
 class _FirstBatches:
-    """The first batches of a loader, walked anew each time."""
+    """The first batches of a loader, iterated from the start each time."""
 
     def __init__(self, loader: Any, count: int) -> None:
         self.loader, self.count = loader, count

@@ -1,4 +1,4 @@
-"""What all callbacks of Lightning are made of."""
+"""Base classes of Lightning callbacks."""
 
 import importlib
 import warnings
@@ -14,11 +14,11 @@ from lossatlas.steering.statistics import Forward, tracking_layers
 
 
 def lightning_callback() -> Any:
-    """Lightning's class of callbacks.
+    """The callback base class of Lightning.
 
     Returns:
-        The class; `object` where Lightning is not installed: without it there is no trainer to
-        pass a callback to, but the class still has its hooks.
+        The class; `object` if Lightning is not installed, so that the callbacks can still be
+        defined.
     """
     for name in ("lightning.pytorch", "pytorch_lightning"):
         try:
@@ -32,43 +32,43 @@ def lightning_callback() -> Any:
 
 
 class LossCallback(lightning_callback()):  # type: ignore[misc]
-    """A callback that knows the loss of an update, summed over the batches it accumulates."""
+    """A callback that tracks the loss of an update, summed over accumulated batches."""
 
     def __init__(self) -> None:
         super().__init__()
         self._losses: list[Tensor] = []
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Note the loss of a batch, or its share of one that is accumulated.
+        """Record the loss of a batch, or its share of an accumulated update.
 
         Args:
             trainer: not used.
             pl_module: not used.
-            loss: divided by the batches of an update.
+            loss: loss divided by the number of batches per update.
         """
         self._losses.append(loss.detach())
 
     def taken_loss(self) -> Tensor | None:
-        """The loss of the update, once; None where no batch was seen since.
+        """Return the loss of the update once; None if there was no batch since.
 
         Returns:
-            A scalar where the module lies.
+            A scalar on the device of the module.
         """
         losses, self._losses = self._losses, []
         return torch.stack(losses).sum() if losses else None
 
 
 def forward_of(module: Any) -> Forward | None:
-    """What runs a module that has no `forward` of its own on a batch; None where it has one.
+    """Function that runs a module without `forward` on a batch; None if it has `forward`.
 
     Args:
         module: a LightningModule.
 
     Returns:
-        A call of one of its steps, its logging muted.
+        A call of one of its steps with muted logging.
 
     Raises:
-        ArgumentError: it has BatchNorm layers and no step that can be run.
+        ArgumentError: the module has BatchNorm layers and no step that can be run.
     """
     if not _is_of_lightning(type(module).forward) or not tracking_layers(module):
         return None
@@ -79,8 +79,8 @@ def forward_of(module: Any) -> Forward | None:
     name = next((n for n in names if not _is_of_lightning(getattr(type(module), n))), None)
     if name is None:
         raise ArgumentError(
-            f"{type(module).__name__} has BatchNorm layers, whose statistics are estimated "
-            "anew for averaged weights, and no `forward` to run it: write one, or give "
+            f"{type(module).__name__} has BatchNorm layers, whose statistics are re-estimated "
+            "for averaged weights, and no `forward` to run it: write one, or pass "
             "AverageCallback(forward=lambda module, batch: ...)."
         )
 
@@ -97,7 +97,7 @@ def _is_of_lightning(method: Any) -> bool:
 
 @contextmanager
 def muted(module: Any) -> Iterator[None]:
-    """Let a module log nothing inside of a block."""
+    """Mute the logging of a module inside a block."""
     # A probe is no step of the training and must not stand in its logs.
     names = ("log", "log_dict")
     for name in names:

@@ -1,4 +1,4 @@
-"""Lightning: callbacks that read instruments and explain spikes while a training runs."""
+"""Lightning: callbacks that read instruments and explain spikes during training."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,15 +18,15 @@ __all__ = ["MonitorCallback", "SpikeCallback"]
 
 
 class MonitorCallback(LossCallback):
-    """Reads the instruments of a `Monitor` after updates; the state goes into checkpoints.
+    """Reads the instruments of a `Monitor` after updates; checkpoints store its state.
 
     Args:
-        monitor: of an objective of the module that is trained. Where it has no optimizer, it is
-            given that of the module.
-        log: also `pl_module.log_dict` of what was read. Default True.
+        monitor: monitor of an objective of the module in training. If it has no optimizer, it
+            gets that of the module.
+        log: whether to call `pl_module.log_dict` with the readings. Default True.
 
     Raises:
-        ArgumentError: no monitor.
+        ArgumentError: `monitor` is not a Monitor.
 
     Examples:
         monitor = la.Monitor(la.from_lightning(module, data), to="run/monitor.nc")
@@ -39,7 +39,7 @@ class MonitorCallback(LossCallback):
         self.monitor, self.log = monitor, log
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Take the optimizer.
+        """Connect the optimizer.
 
         Args:
             trainer: the Lightning trainer.
@@ -51,11 +51,11 @@ class MonitorCallback(LossCallback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read what is due after an update.
+        """Read the instruments that are due after an update.
 
         Args:
             trainer: the Lightning trainer.
-            pl_module: logs what was read.
+            pl_module: module that logs the readings.
             outputs: not used.
             batch: not used.
             batch_idx: not used.
@@ -87,7 +87,7 @@ class MonitorCallback(LossCallback):
         self.monitor.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The readings, for checkpoints.
+        """State of the readings, for checkpoints.
 
         Returns:
             "monitor".
@@ -95,29 +95,29 @@ class MonitorCallback(LossCallback):
         return {"monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the readings of a checkpoint.
+        """Restore the readings of a checkpoint.
 
         Args:
-            state_dict: what `state_dict` gave.
+            state_dict: output of `state_dict`.
         """
         if "monitor" in state_dict:
             self.monitor.load_state_dict(state_dict["monitor"])
 
 
 class SpikeCallback(LossCallback):
-    """Explains spikes of the loss; see `la.SpikeRecorder`.
+    """Explains loss spikes; see `la.SpikeRecorder`.
 
     For modules with one optimizer, on one process. The batches of an accumulated update are one
-    step. Gradients that the trainer clips by their norm are clipped in replays.
+    step. Replays clip gradients by norm as the trainer does.
 
     Attributes:
         recorder: the `SpikeRecorder`; None before training.
 
     Args:
-        loss: loss(module, batch), one number or one an example. By default the module's
-            `training_step` with its logging muted; it must do without `self.trainer` on a copy
-            of the module. With one number an example, reports name examples.
-        **options: of `SpikeRecorder`: `keep`, `window`, `threshold`, `out`, `on_spike`.
+        loss: loss(module, batch), one number or one per example. By default `training_step` of
+            the module with muted logging, which must not use `self.trainer` because it runs on
+            a copy. With one number per example, reports name examples.
+        **options: options of `SpikeRecorder`: `keep`, `window`, `threshold`, `out`, `on_spike`.
 
     Examples:
         trainer = Trainer(callbacks=[SpikeCallback(out="spikes")])
@@ -139,11 +139,11 @@ class SpikeCallback(LossCallback):
         return [] if self.recorder is None else self.recorder.reports
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to record.
+        """Start recording.
 
         Args:
             trainer: the Lightning trainer.
-            pl_module: what is trained.
+            pl_module: the module in training.
 
         Raises:
             ArgumentError: not exactly one optimizer, or several processes.
@@ -165,12 +165,12 @@ class SpikeCallback(LossCallback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the batch, and the random state before its forward pass.
+        """Record the batch, and the random state before its forward pass.
 
         Args:
             trainer: not used.
             pl_module: not used.
-            batch: on the device of the module.
+            batch: the batch, on the device of the module.
             batch_idx: for `training_step`.
         """
         if self.recorder is not None and not self._batches:
@@ -178,7 +178,7 @@ class SpikeCallback(LossCallback):
         self._batches.append((batch, batch_idx))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Look whether the loss of this update is a spike.
+        """Check whether the loss of this update is a spike.
 
         Args:
             trainer: not used.

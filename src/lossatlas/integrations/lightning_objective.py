@@ -21,13 +21,13 @@ _STEPS = {
 
 
 class LightningLoss:
-    """The loss of a step of a LightningModule, whose logging calls are caught.
+    """The loss of a step of a LightningModule, with its logging intercepted.
 
     Args:
         module: the module.
-        step: the name of its method.
-        key: of the loss in what the step returns or logs; None takes what is returned, its
-            entry "loss", or the only logged entry with "loss" in its name.
+        step: name of its method.
+        key: name of the loss among the returned or logged values; None uses the return value,
+            its entry "loss", or the only logged entry with "loss" in its name.
     """
 
     def __init__(self, module: Any, step: str, key: str | None) -> None:
@@ -38,10 +38,10 @@ class LightningLoss:
 
         Args:
             model: the module.
-            batch: as the step takes it.
+            batch: argument of the step.
 
         Returns:
-            What the step returns or logs under the key.
+            The value returned or logged under the key.
 
         Raises:
             LossError: there is no such entry.
@@ -75,31 +75,32 @@ def from_lightning(
     limit: int | None = None,
     **options: Any,
 ) -> Objective:
-    """The objective of a LightningModule: the loss of one of its steps over a data loader.
+    """Build an objective from a LightningModule: the loss of a step over a data loader.
 
-    The step is called as `step(batch, 0)`, with the hooks of a training not run (also
-    `on_after_batch_transfer`). What it logs goes nowhere. Its means are weighted by batch size
-    and the standard error is over batches; a step that returns one number an example gives
-    errors over examples.
+    The step is called as `step(batch, 0)`, without the hooks of training (such as
+    `on_after_batch_transfer`) and with logging discarded. Its means are weighted by batch size
+    and the standard error is over batches; if it returns one number per example, errors are
+    over examples.
 
     Args:
         module: the LightningModule.
-        datamodule: prepared and set up as a trainer does, and asked for its loader. Default:
-            the module's own loader.
-        dataloader: batches in place of those; one loader, or a list of batches.
-        which: "validation", "training" or "test": whose step and whose data. A loader that
-            shuffles is walked in order.
-        key: name of the loss in what the step returns or logs. Default: what it returns, its
-            entry "loss", or the one logged name that holds "loss".
-        limit: how many batches. Default: all.
-        **options: of `Objective`.
+        datamodule: datamodule that provides the loader, prepared and set up as by a trainer.
+            Default: the loader of the module.
+        dataloader: one loader, or a list of batches, to use instead.
+        which: "validation", "training" or "test": selects the step and the data. A shuffling
+            loader is iterated in order.
+        key: name of the loss among the returned or logged values. Default: the return value,
+            its entry "loss", or the only logged name that contains "loss".
+        limit: number of batches. Default: all.
+        **options: options of `Objective`.
 
     Returns:
         The objective.
 
     Raises:
-        ArgumentError: no LightningModule, no such step or data, or manual optimization.
-        LossError: the step gives no loss.
+        ArgumentError: `module` is not a LightningModule, the step or the data do not exist, or
+            the module uses manual optimization.
+        LossError: the step returns no loss.
 
     Examples:
         objective = la.from_lightning(module, datamodule)
@@ -112,15 +113,15 @@ def from_lightning(
         raise ArgumentError(f"`module` must be a LightningModule with {step}; got {kind}.")
     if which == "training" and not getattr(module, "automatic_optimization", True):
         raise ArgumentError(
-            f"{type(module).__name__} optimizes by hand in training_step, which steps "
-            "optimizers; take which='validation'."
+            f"{type(module).__name__} uses manual optimization in training_step, which steps "
+            "optimizers; pass which='validation'."
         )
     if dataloader is None:
         dataloader = _loader(module, datamodule, loader, stage)
     if isinstance(dataloader, Mapping):
         raise ArgumentError(
-            f"{loader} gives several loaders ({', '.join(map(str, dataloader))}); pass one of "
-            "them as dataloader=."
+            f"{loader} returns several loaders ({', '.join(map(str, dataloader))}); pass one "
+            "of them as dataloader=."
         )
     batches = InOrder(dataloader, limit)
     return Objective(module, LightningLoss(module, step, key), batches, **options)

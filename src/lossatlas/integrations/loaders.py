@@ -1,4 +1,4 @@
-"""Data loaders of training frameworks, walked in one order."""
+"""Data loaders of training frameworks, iterated in a fixed order."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,15 +11,15 @@ from lossatlas.errors import ArgumentError
 
 
 class InOrder:
-    """Batches of a loader in the order of its data set, again and again.
+    """Batches of a loader in the order of its data set, any number of times.
 
     Args:
-        loader: a DataLoader; one that shuffles is replaced by its twin that does not. Anything
-            else that can be walked is taken as it is.
-        limit: how many batches of it. Default: all.
+        loader: a DataLoader; a shuffling one is replaced by an equal one without shuffling. Any
+            other iterable is used unchanged.
+        limit: number of batches. Default: all.
 
     Raises:
-        ArgumentError: no iterable, or a limit below 1.
+        ArgumentError: `loader` is not iterable, or `limit` is below 1.
     """
 
     def __init__(self, loader: Any, limit: int | None = None) -> None:
@@ -36,7 +36,7 @@ class InOrder:
         return islice(iter(self._loader), self._limit)
 
     def __len__(self) -> int:
-        """How many batches there are; a TypeError where the loader does not say."""
+        """Number of batches; raises a TypeError if the loader has no length."""
         length = len(self._loader)
         return length if self._limit is None else min(length, self._limit)
 

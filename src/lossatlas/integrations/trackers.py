@@ -1,4 +1,4 @@
-"""Decisions of a controller for experiment trackers; readings go there from `la.Monitor`."""
+"""Send decisions of a controller to experiment trackers; for readings see `la.Monitor`."""
 
 import math
 from typing import Any
@@ -26,14 +26,14 @@ _MEASURED = ("loss", "sharpness", "variability", "persistence", "edge", "train_l
 
 
 class Reporter:
-    """Sends the decisions of a controller to a tracker, each once.
+    """Sends each decision of a controller to a tracker once.
 
     Args:
         tracker: as for `as_tracker`.
-        prefix: before every name. Default "steering/".
+        prefix: prefix of every name. Default "steering/".
 
     Raises:
-        ArgumentError: no tracker.
+        ArgumentError: `tracker` is not a tracker.
     """
 
     def __init__(self, tracker: Any, prefix: str = "steering/") -> None:
@@ -41,13 +41,13 @@ class Reporter:
         self._sent = 0
 
     def report(self, controller: LandscapeLR) -> int:
-        """Send what is new.
+        """Send new decisions.
 
         Args:
-            controller: whose decisions.
+            controller: the controller.
 
         Returns:
-            How many decisions were sent.
+            Number of decisions sent.
         """
         fresh = controller.log.records[self._sent :]
         for record in fresh:

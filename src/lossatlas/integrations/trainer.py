@@ -13,16 +13,16 @@ from lossatlas.objective import Objective
 from lossatlas.objective.weighted import Weighted
 
 _AUGMENTED = (
-    "the collator or the data set draws anew (random masks or augmentation): pass the batches "
-    "of one walk, `data=list(trainer.get_eval_dataloader())`."
+    "the collator or the data set is random (random masks or augmentation): pass the batches "
+    "of one pass, `data=list(trainer.get_eval_dataloader())`."
 )
 
 
 class TrainerLoss:
-    """What a Trainer computes of a batch; one pair a sequence where its loss is the model's.
+    """The batch loss of a Trainer; one pair per sequence if it uses the loss of the model.
 
     Args:
-        trainer: of transformers.
+        trainer: a transformers Trainer.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -33,11 +33,11 @@ class TrainerLoss:
         """The loss of a batch.
 
         Args:
-            model: the trainer's.
-            batch: of its data loader.
+            model: the model of the trainer.
+            batch: batch of its data loader.
 
         Returns:
-            Pairs, or the mean that `compute_loss` gives.
+            Pairs, or the mean returned by `compute_loss`.
         """
         if self._pairs is not None:
             return self._pairs(model, batch)
@@ -52,27 +52,28 @@ class TrainerLoss:
 def from_trainer(
     trainer: Any, *, data: Any = "eval", limit: int | None = None, **options: Any
 ) -> Objective:
-    """The objective of a Hugging Face `Trainer`: its model, its data, its loss.
+    """Build an objective from a Hugging Face `Trainer`: its model, data and loss.
 
-    Where the trainer's loss is that of the model, also with `label_smoothing_factor`, every
-    sequence gives one (sum, weight) pair, as with `huggingface`. A `compute_loss` or
-    `compute_loss_func` of your own is called as the trainer calls it; its means are weighted
-    by batch size, and the standard error is over batches.
+    If the trainer uses the loss of the model, also with `label_smoothing_factor`, every
+    sequence gives one (sum, weight) pair, as with `huggingface`. A custom `compute_loss` or
+    `compute_loss_func` is called as by the trainer; its means are weighted by batch size, and
+    the standard error is over batches.
 
     Args:
-        trainer: of transformers, or of a library that extends it.
+        trainer: a transformers Trainer, or a subclass from another library.
         data: "eval" or "train": that data set, collated by the trainer and in order, in batches
             of `per_device_eval_batch_size`; or a data set; or a list of batches.
-        limit: how many batches. Default: all.
-        **options: of `Objective`.
+        limit: number of batches. Default: all.
+        **options: options of `Objective`.
 
     Returns:
         The objective.
 
     Raises:
-        ArgumentError: no trainer, or another word for `data`.
+        ArgumentError: `trainer` is not a Trainer, or `data` is another string.
         DataError: the trainer has no such data set.
-        StochasticError: two walks over the data differ; the message says what draws.
+        StochasticError: two passes over the data differ; the message names the random
+            component.
 
     Examples:
         objective = la.from_trainer(trainer)

@@ -1,4 +1,4 @@
-"""Watching a training: instruments while it runs, spikes recorded and explained."""
+"""Monitor a training run: instruments while it runs, loss spikes recorded and explained."""
 
 from lossatlas.arguments import guard_exports
 from lossatlas.monitoring.monitor import Monitor

@@ -1,4 +1,4 @@
-"""The time that readings take, and when the share of the training's time allows another."""
+"""The time of readings, and when the share of the training time allows another."""
 
 import math
 import time
@@ -10,8 +10,7 @@ from lossatlas.curvature.instrument import Instrument
 from lossatlas.objective import Objective
 
 LOSS = "loss"
-# Evaluations of the loss that an instrument is expected to take which does not say: 100
-# products with the Hessian.
+# Expected loss evaluations of an instrument that does not state its cost: 100 Hessian products.
 _UNSTATED = 600
 # First readings take up to so many times what is expected of them: checks of derivatives and
 # small networks, where Python takes the time.
@@ -22,7 +21,7 @@ _FILE = 0.05
 
 @dataclass
 class Clock:
-    """Seconds of training and of readings, and what each instrument took."""
+    """Seconds of training, of readings, and of each instrument."""
 
     training: float = 0.0
     monitoring: float = 0.0
@@ -36,14 +35,14 @@ class Clock:
     timed: int = 0
 
     def begin(self, update: int) -> None:
-        """Count from this update on; those before it were made elsewhere."""
+        """Start counting at this update."""
         if self.since is None:
             self.tick(update)
         else:
             self.at = update - 1
 
     def tick(self, update: int) -> None:
-        """Count the time since the last tick as training, up to an update."""
+        """Count the time since the last tick as training."""
         now = time.perf_counter()
         if self.since is not None:
             self.training += now - self.since
@@ -52,11 +51,11 @@ class Clock:
 
     @property
     def pace(self) -> float:
-        """Seconds of an update; 0 before one was timed."""
+        """Seconds per update; 0 before one was timed."""
         return self.training / self.timed if self.timed else 0.0
 
     def charge(self, costs: Mapping[str, float]) -> None:
-        """Count the time since the last tick as that of readings."""
+        """Count the time since the last tick as readings."""
         now = time.perf_counter()
         taken = now - (now if self.since is None else self.since)
         self.monitoring += taken
@@ -74,18 +73,18 @@ class Clock:
         return self.needed(name, cost, share, parts) <= self.training
 
     def needed(self, name: str, cost: float, share: float, parts: int) -> float:
-        """The seconds of training from which on one more reading stays within the share."""
+        """Seconds of training after which one more reading is within the share."""
         own = (self.spent.get(name, 0.0) + cost) * parts
         return max(own, self.monitoring + cost) / share
 
 
 class Costs:
-    """What the next reading of each instrument is expected to take.
+    """Expected time of the next reading of each instrument.
 
     Args:
-        objective: what is read.
+        objective: the objective to read.
         instruments: name -> instrument; None for the loss.
-        files: how many hold all readings.
+        files: number of files that store all readings.
     """
 
     def __init__(
@@ -102,14 +101,14 @@ class Costs:
         }
 
     def first(self, clock: Clock) -> dict[str, float]:
-        """Seconds of a first reading, by name."""
+        """Expected seconds of a first reading, by name."""
         each = self._evaluation(clock)
         sending = _FILE * self._files if clock.sending is None else clock.sending
         counts = {name: count or _UNSTATED for name, count in self._evaluations.items()}
         return {name: each * count + sending for name, count in counts.items()}
 
     def next(self, clock: Clock) -> dict[str, float]:
-        """Seconds that the next reading must be given, by name."""
+        """Expected seconds of the next reading, by name."""
         expected = self.first(clock)
         return {n: clock.last.get(n, _MARGIN * cost) for n, cost in expected.items()}
 
@@ -124,7 +123,7 @@ class Costs:
 
 
 def update_at(seconds: float, clock: Clock, every: int) -> int:
-    """The next turn at which a training at this pace has taken so many seconds; 0 unknown."""
+    """The next turn after `seconds` of training at the current pace; 0 if unknown."""
     if not clock.pace > 0:
         return 0
     later = max((seconds - clock.training) / clock.pace, 0.0)

@@ -1,4 +1,4 @@
-"""Instruments read while a training runs, within a share of its time."""
+"""Read instruments during training, within a share of its time."""
 
 import importlib
 import math
@@ -35,20 +35,20 @@ Readings = Mapping[str, Estimate]
 _FORMAT = 1
 TRAIN_LOSS = "training loss"
 _REPLICA = (
-    "`objective` must be of the inner module (`model.module`): a forward pass through "
+    "`objective` must use the inner module (`model.module`): a forward pass through "
     "DistributedDataParallel on one process would wait for the others."
 )
 
 
 @dataclass
 class _Losses:
-    # Losses of the training since the last reading, summed where they are.
+    # Training losses since the last reading, summed on their device.
     count: int = 0
     total: Any = 0.0
     squares: Any = 0.0
 
     def add(self, loss: Tensor | float) -> None:
-        """Take one in; no synchronization with a device."""
+        """Add a loss, without device synchronization."""
         value = loss.detach().double().mean() if isinstance(loss, Tensor) else float(loss)
         self.count += 1
         self.total = self.total + value
@@ -58,7 +58,7 @@ class _Losses:
         """Their mean, with its error over batches."""
         n, mean = self.count, float(self.total) / self.count
         spread = max(float(self.squares) / n - mean**2, 0.0) / max(n - 1, 1)
-        why = None if n > 1 else "one batch tells of no error"
+        why = None if n > 1 else "a single batch has no standard error"
         error = math.sqrt(spread) if n > 1 else math.nan
         return Estimate(
             mean, error, samples=n, sample_unit="batches", why_no_error=why, name=TRAIN_LOSS
@@ -79,49 +79,50 @@ class _Row:
 
 
 class Monitor:
-    """Reads instruments while a training runs, within a share of its time.
+    """Reads instruments during training, within a share of its time.
 
-    Call `step` after every update. At every `every`-th one each instrument is read if its part
-    of the share allows: what it took so far and what its last reading took must fit into
-    share x time of training / number of instruments. So an expensive instrument is read less
-    often than a cheap one, and what was left out is counted. Before a first reading twice what
-    it is `expected` to take must fit, so that a short training may end without one: the log
-    says so. `read()` reads at once, and what it takes is made up for.
+    Call `step` after every update. At every `every`-th update each instrument is read if its
+    part of the share allows: its total time plus the time of its last reading must be at most
+    share x training time / number of instruments. An expensive instrument is therefore read
+    less often than a cheap one, and skipped readings are counted. A first reading requires
+    twice its `expected` time, so a short run may end without one, which the log states.
+    `read()` reads immediately, and its time is compensated by later readings.
 
-    The training is left as it is, bit for bit: weights, gradients, buffers, modes, state of the
-    optimizer and random states. Errors of an instrument become reasons; the training goes on.
+    The training is bitwise unchanged: weights, gradients, buffers, modes, optimizer state and
+    random states. If an instrument fails, the reason is recorded and training continues.
 
-    Several processes: rank 0 reads, the others return at once. Where the objective has
-    `group=`, or a sharded model, all read together, and rank 0's clock decides.
+    With several processes, rank 0 reads and the others return immediately. If the objective has
+    `group=` or a sharded model, all read together, and the clock of rank 0 decides.
 
     Args:
-        objective: what is read: a few fixed batches, of validation data, say. Its model is the
-            one that is trained (under DistributedDataParallel the inner module).
+        objective: the objective to read, with a few fixed batches, for example of validation
+            data. Its model is the one in training (under DistributedDataParallel the inner
+            module).
         instruments: names of `lossatlas.curvature.instruments()`, and "loss" for the mean loss
             of the objective. Default ("loss", "gradient").
-        every: updates between two turns at which instruments may be read. Default 50.
-        share: of the training time, at most 1; None reads at every turn. Default 0.02.
-        to: where readings go, one or several: a path that ends in ".nc" holds all readings as a
-            `MonitorLog`, whole after every one, for `la.load` and `lossatlas atlas`; another
-            path gets one JSON object a line; or a `SummaryWriter`, a run of W&B, the module
-            `mlflow`, or what has log(values, step=).
-        resume: go on with the readings in the ".nc" files of `to` where they exist; those of
-            later steps are made again. Default False: the log of an earlier training is
-            replaced.
-        optimizer: for instruments that judge its steps ("stability").
-        lr: a learning rate to judge, in place of an optimizer.
-        seed: of the instruments. Default 0.
+        every: number of updates between two turns at which instruments may be read. Default 50.
+        share: maximum share of the training time, at most 1; None reads at every turn. Default
+            0.02.
+        to: one or several destinations of readings: a path ending in ".nc" stores all readings
+            as a `MonitorLog`, complete after every one, for `la.load` and `lossatlas atlas`;
+            another path gets one JSON object per line; or a `SummaryWriter`, a W&B run, the
+            module `mlflow`, or any object with log(values, step=).
+        resume: continue the readings in existing ".nc" files of `to`; those of later steps are
+            repeated. Default False: the log of an earlier run is replaced.
+        optimizer: the optimizer, for instruments that evaluate its steps ("stability").
+        lr: a learning rate to evaluate, instead of an optimizer.
+        seed: random seed of the instruments. Default 0.
 
     Attributes:
-        done: updates so far.
-        expected: instrument -> seconds that a first reading is expected to take, from the cost
-            that it states and the time of one pass over the data.
+        done: number of updates so far.
+        expected: instrument -> expected seconds of a first reading, from its stated cost and
+            the time of one pass over the data.
 
     Raises:
-        ArgumentError: a number out of range, no instrument, or a replica of
-            DistributedDataParallel.
-        UnknownNameError: an unknown instrument; the message gives the nearest.
-        FileError: a file to go on with that cannot be read, or a file of `to` that is no log.
+        ArgumentError: a number is out of range, there is no instrument, or the model is a
+            DistributedDataParallel replica.
+        UnknownNameError: an instrument is unknown; the message gives the nearest match.
+        FileError: a file to continue cannot be read, or a file of `to` is not a log.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -177,7 +178,7 @@ class Monitor:
         self._costs = Costs(objective, self._instruments, len(self._files))
         self._lost: set[int] = set()
         for name in ("xarray", "h5netcdf") if self._files else ():
-            # What writes files takes a second to import: not in mid-training.
+            # Importing the file writer takes a second: not during training.
             importlib.import_module(name)
         if resume:
             self._take_up()
@@ -186,27 +187,27 @@ class Monitor:
 
     @property
     def is_silent(self) -> bool:
-        """Whether this process leaves the readings to another one."""
+        """Whether another process does the readings."""
         return self.objective.ranks is None and not is_first()
 
     @property
     def expected(self) -> dict[str, float]:
-        """Instrument -> seconds that a first reading is expected to take."""
+        """Instrument -> expected seconds of a first reading."""
         return self._costs.first(self._clock)
 
     def step(self, loss: Tensor | float | None = None, *, step: int | None = None) -> Readings:
-        """Note an update, and read what is due.
+        """Record an update, and read the instruments that are due.
 
         Args:
-            loss: of the batch just trained on; its mean between readings joins them as
+            loss: loss of the current training batch; its mean between readings is recorded as
                 "training loss".
-            step: updates done so far. Default: one more than at the last call.
+            step: number of updates so far. Default: one more than at the last call.
 
         Returns:
-            Name -> estimate of what was read now; empty at most calls.
+            Name -> estimate for the readings of this call; usually empty.
 
         Raises:
-            ArgumentError: a step that is no whole number above the last one.
+            ArgumentError: `step` is not an integer above the last one.
         """
         if step is not None and (
             isinstance(step, bool) or step != int(step) or step < self.done
@@ -227,15 +228,15 @@ class Monitor:
         return {} if self.is_silent else self._turn()
 
     def observe(self, loss: Tensor | float) -> None:
-        """Take in a training loss without noting an update.
+        """Record a training loss without an update.
 
         Args:
-            loss: a number, or one an example.
+            loss: a number, or one per example.
         """
         self._losses.add(loss)
 
     def read(self) -> Readings:
-        """Read all instruments now, whatever the share allows.
+        """Read all instruments now, regardless of the share.
 
         Returns:
             Name -> estimate.
@@ -286,7 +287,7 @@ class Monitor:
         try:
             estimates, why = self._estimates(name)
         except (AtlasError, MemoryError, RuntimeError) as error:
-            # No reading is worth a training.
+            # A failed reading must not stop the training.
             self._note(name, str(error))
             return {}
         why += [f"{each.name} is not a number" for each in estimates if math.isnan(each.value)]
@@ -333,8 +334,8 @@ class Monitor:
             if place not in self._lost:
                 self._lost.add(place)
                 warnings.warn(
-                    f"readings could not be sent ({reason_of(error)}); the training goes on, "
-                    "and `log` holds them.",
+                    f"readings could not be sent ({reason_of(error)}); training continues, and "
+                    "`log` has them.",
                     stacklevel=user_level(),
                 )
 
@@ -398,7 +399,7 @@ class Monitor:
         self._close(failed=error is not None)
 
     def close(self) -> None:
-        """Write the files once more, with the times up to now; warn where nothing was read."""
+        """Write the files a last time, with current times; warn if nothing was read."""
         self._close()
 
     def _close(self, *, failed: bool = False) -> None:
@@ -413,7 +414,7 @@ class Monitor:
             warnings.warn(" ".join(self.log.sentences()), stacklevel=user_level())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed training needs to go on with its readings.
+        """State that a resumed run needs to continue the readings.
 
         Returns:
             Plain values.
@@ -433,18 +434,17 @@ class Monitor:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Args:
-            state_dict: what `state_dict` gave.
+            state_dict: output of `state_dict`.
 
         Raises:
-            ArgumentError: something else.
+            ArgumentError: the state is not one of a Monitor.
         """
         if not isinstance(state_dict, Mapping) or state_dict.get("format") != _FORMAT:
             raise ArgumentError(
-                "`state_dict` must be that of a Monitor of this version; pass what its "
-                "state_dict() gave."
+                "`state_dict` must come from state_dict() of a Monitor of this version."
             )
         self.done, self._steps = state_dict["done"], list(state_dict["steps"])
         self._rows = [
@@ -462,7 +462,7 @@ class Monitor:
             stored = load(path)
             if not isinstance(stored, MonitorLog):
                 raise ArgumentError(
-                    f"'{path}' must hold the log of a monitor to go on with; it holds "
+                    f"'{path}' must contain the log of a monitor to continue; it contains "
                     f"{type(stored).__name__}: give another path."
                 )
             self._steps, self._rows = stored.steps.tolist(), _rows_of(stored)
@@ -487,8 +487,8 @@ def _check_replaceable(files: Sequence[Path]) -> None:
     for path in files:
         if path.exists() and kind_of(path) != MonitorLog.__kind__:
             raise FileError(
-                f"`to`: '{path}' would be overwritten, and it holds no log of a monitor; give "
-                "another path, or move it away."
+                f"`to`: '{path}' would be overwritten, but it is not the log of a monitor; "
+                "give another path, or move the file."
             )
 
 
@@ -497,11 +497,11 @@ def _check_share(share: float | None) -> None:
         return
     check_positive("share", share)
     if share > 1:
-        raise ArgumentError(f"`share` must be at most 1, the training time; got {share}.")
+        raise ArgumentError(f"`share` must be at most 1, the whole training time; got {share}.")
 
 
 def tracked(readings: Readings) -> dict[str, float]:
-    """Readings as trackers take them: "monitor/NAME" and "monitor/NAME_error", where finite."""
+    """Readings for trackers: finite values of "monitor/NAME" and "monitor/NAME_error"."""
     tracked: dict[str, float] = {}
     for name, estimate in readings.items():
         key = f"monitor/{slug(name)}"
@@ -518,7 +518,9 @@ def _named(instruments: str | Sequence[str]) -> dict[str, Instrument | None]:
     found: dict[str, Instrument | None] = {LOSS: None} if LOSS in names else {}
     found |= {each.name: each for each in chosen([name for name in names if name != LOSS])}
     if not found:
-        raise ArgumentError('`instruments` must name one at least, as in ("loss", "gradient").')
+        raise ArgumentError(
+            '`instruments` must contain at least one name, as in ("loss", "gradient").'
+        )
     return found
 
 
@@ -555,6 +557,6 @@ def _rows_of(log: MonitorLog) -> list[dict[str, _Row]]:
 
 
 def _synchronize() -> None:
-    # What a card still has to do belongs to those who asked for it.
+    # Pending work of the device belongs to the code that submitted it.
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()

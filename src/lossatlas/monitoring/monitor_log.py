@@ -1,4 +1,4 @@
-"""What a monitor has read: quantities over the steps of a training, with their errors."""
+"""Readings of a monitor: quantities over training steps, with errors."""
 
 import math
 from collections.abc import Mapping
@@ -25,33 +25,32 @@ _MOST_SENTENCES = 8
 
 @result("monitor-log")
 class MonitorLog(Result):
-    """Readings of instruments along a training.
+    """Readings of instruments during training.
 
     Attributes:
-        steps: (n,) updates done at each reading.
-        names: (q,) of the quantities.
-        instruments: (q,) the instrument of each.
-        units: (q,) of each; empty for none.
-        values: (n, q) NaN where a quantity was not read.
+        steps: (n,) number of updates at each reading.
+        names: (q,) names of the quantities.
+        instruments: (q,) instrument of each quantity.
+        units: (q,) unit of each quantity; empty for none.
+        values: (n, q) values; NaN where a quantity was not read.
         errors: (n, q) standard errors, or bounds; NaN where unknown.
         bounded: (q,) whether the error of a quantity is a bound.
-        reasons: (q,) why a quantity has no error, as far as it has none.
-        share: of the time that monitoring may take; NaN where it is not limited.
+        reasons: (q,) why a quantity has no error, if it has none.
+        share: allowed share of the training time; NaN if unlimited.
         training_seconds: wall time of the training, without the readings.
         monitoring_seconds: wall time of the readings.
-        updates: done when the times were last taken.
+        updates: number of updates when the times were last measured.
         costs: instrument -> seconds of its last reading.
-        expected: instrument that was not read -> seconds that a first reading is expected to
-            take.
-        due: instrument -> update from which on the share allows its next reading, at the pace
-            so far.
-        turns: times at which readings were due.
-        skipped: instrument -> turns that were left out to hold the share.
-        missing: instrument -> why it could not be measured when it was last tried.
-        minor: names that short tables leave out.
-        meanings: (q,) what each quantity says, as of its last reading (the edge of stability
-            beside the product, which statistics normalization layers used); empty for none.
-        provenance: where the log comes from.
+        expected: expected seconds of a first reading, of instruments not read yet.
+        due: instrument -> update from which the share allows its next reading, at the pace so
+            far.
+        turns: number of times readings were due.
+        skipped: instrument -> number of turns skipped to stay within the share.
+        missing: instrument -> why its last reading failed.
+        minor: names omitted from short tables.
+        meanings: (q,) remark on each quantity at its last reading (for example the edge of
+            stability, or the statistics used by normalization layers); empty for none.
+        provenance: provenance of the log.
     """
 
     steps: NDArray[np.int64]
@@ -81,22 +80,22 @@ class MonitorLog(Result):
 
     @property
     def overhead(self) -> float:
-        """Time of the readings over that of the training without them; NaN before any."""
+        """Time of readings divided by the training time without them; NaN if there are none."""
         if not self.training_seconds:
             return math.nan
         return self.monitoring_seconds / self.training_seconds
 
     def series(self, name: str) -> tuple[NDArray[np.int64], Floats, Floats]:
-        """One quantity over the steps at which it was read.
+        """Values of one quantity at the steps at which it was read.
 
         Args:
-            name: of `names`.
+            name: one of `names`.
 
         Returns:
             (steps, values, errors).
 
         Raises:
-            UnknownNameError: no such quantity.
+            UnknownNameError: there is no such quantity.
         """
         check_one_of("name", name, self.names)
         at = self.names.index(name)
@@ -104,7 +103,7 @@ class MonitorLog(Result):
         return self.steps[read], self.values[read, at], self.errors[read, at]
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The last reading of every quantity, and the share of the time."""
+        """The last reading of every quantity, and the overhead."""
         why = "a ratio of two measured times"
         cost = Estimate(self.overhead, why_no_error=why, name="monitoring over training time")
         return (*(self._last(name) for name in self.names), cost)
@@ -123,20 +122,20 @@ class MonitorLog(Result):
         )  # fmt: skip
 
     def meaning(self, name: str) -> str:
-        """What a quantity says, as of its last reading.
+        """Remark on a quantity at its last reading.
 
         Args:
-            name: of `names`.
+            name: one of `names`.
 
         Returns:
-            A remark; empty where there is none.
+            The remark, or an empty string.
         """
         return self.meanings[self.names.index(name)] if self.meanings else ""
 
     def headline(self) -> str:
-        """How many readings there are, and what they cost."""
+        """Number and cost of the readings."""
         if not len(self):
-            return "Nothing was read yet."
+            return "No readings yet."
         first, last = (f"{int(self.steps[at]):,}" for at in (0, -1))
         span = f"update {first}" if len(self) == 1 else f"updates {first} to {last}"
         cost = ""
@@ -147,7 +146,7 @@ class MonitorLog(Result):
         return f"{count(len(self), 'reading')} at {span}{cost}."
 
     def sentences(self) -> tuple[str, ...]:
-        """The cost, the course of the chief quantities, what was left out and why."""
+        """Cost of the readings, changes of the main quantities, and skipped readings."""
         chief = [name for name in self.names if name not in self.minor]
         said = [self._course(name) for name in chief[:_MOST_SENTENCES]]
         left_out = [
@@ -156,7 +155,7 @@ class MonitorLog(Result):
             if times
         ]
         if left_out:
-            said.append(f"Readings left out to save time: {', '.join(left_out)}.")
+            said.append(f"Readings skipped to save time: {', '.join(left_out)}.")
         said += [self._next_readings(), self._overdrawn(), self._waiting()]
         said += [
             as_sentence(f"{name} could not be measured: {cut_off(why, 200)}")
@@ -170,21 +169,21 @@ class MonitorLog(Result):
             for name, cost in self.costs.items()
             if name in self.due
         ]
-        return f"Time that a reading takes: {', '.join(parts)}." if parts else ""
+        return f"Time per reading: {', '.join(parts)}." if parts else ""
 
     def _overdrawn(self) -> str:
         if not self.overhead > self.share or not self.updates:
             return ""
         update = math.ceil(self.updates * self.overhead / self.share)
         return (
-            "So far readings took a larger share of the time than allowed; without further "
-            f"ones they are within it from about update {update:,} on."
+            "So far readings took more than the allowed share of the time; without further "
+            f"readings they are within it from about update {update:,}."
         )
 
     def _waiting(self) -> str:
         parts = [
             f"{name} ({_seconds(cost)}"
-            + (f", from about update {self.due[name]:,} on)" if name in self.due else ")")
+            + (f", from about update {self.due[name]:,})" if name in self.due else ")")
             for name, cost in self.expected.items()
         ]
         if math.isnan(self.share) or not parts:
@@ -192,11 +191,11 @@ class MonitorLog(Result):
         instruments = len(self.costs) + len(self.expected)
         allowed = self.share * self.training_seconds / instruments
         return (
-            f"Not read yet, with the time that a first reading probably takes: "
-            f"{', '.join(parts)}. An instrument is first read when twice that time fits into "
-            f"its part of the allowed time, which is {_seconds(allowed)} after "
-            f"{count(self.updates, 'update')}. A larger `share` or fewer batches bring it "
-            "forward, `share=None` reads at every turn, `read()` at once."
+            f"Not read yet, with the expected time of a first reading: {', '.join(parts)}. An "
+            "instrument is first read when twice that time fits into its part of the allowed "
+            f"time, which is {_seconds(allowed)} after {count(self.updates, 'update')}. To "
+            "read earlier, use a larger `share` or fewer batches; `share=None` reads at every "
+            "turn, `read()` immediately."
         )
 
     def _course(self, name: str) -> str:
@@ -210,14 +209,14 @@ class MonitorLog(Result):
         meaning = f" ({self.meaning(name)})" if self.meaning(name) else ""
         if math.isfinite(gap) and abs(last - first) <= gap:
             return (
-                f"{_capital(name)} was {start} and {end}{meaning}; errors as large as theirs "
-                "can make this difference."
+                f"{_capital(name)} was {start} and {end}{meaning}; this difference is within "
+                "their errors."
             )
         verb = "rose" if last > first else "fell"
         return f"{_capital(name)} {verb} from {start} to {end}{meaning}."
 
     def figures(self) -> tuple[Figure, ...]:
-        """Every quantity over the steps, with its 95 % interval or its bound."""
+        """Every quantity over the steps, with its 95 % interval or bound."""
         caption = "Bands: 95 % intervals, or bounds."
         return tuple(
             chart_of(
@@ -246,7 +245,7 @@ class MonitorLog(Result):
         return Chart(name, Axis("update"), Axis(title), tuple(layers))
 
     def details(self) -> dict[str, Any]:
-        """Steps of the readings and what was left out."""
+        """Steps of the readings, and skipped readings."""
         return {"steps": self.steps.tolist(), "skipped": dict(self.skipped)}
 
 

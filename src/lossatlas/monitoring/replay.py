@@ -1,4 +1,4 @@
-"""Steps of a training that can be made again, on a copy of the model and its optimizer."""
+"""Replay training steps on a copy of the model and its optimizer."""
 
 import copy
 import math
@@ -20,15 +20,15 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class RecordedStep:
-    """One update as it was made.
+    """A recorded update.
 
     Attributes:
-        step: its number.
-        batch: what it was made from; held, not copied.
-        loss: the mean of the batch before the update.
-        norms: length of the gradient of every parameter, in the order of the model.
-        rates: of every group of the optimizer.
-        rng: torch's random states before the forward pass, as far as they are known.
+        step: number of the update.
+        batch: its batch; referenced, not copied.
+        loss: mean loss of the batch before the update.
+        norms: gradient norm of every parameter, in the order of the model.
+        rates: learning rate of every optimizer group.
+        rng: random states of torch before the forward pass, if known.
     """
 
     step: int
@@ -40,16 +40,16 @@ class RecordedStep:
 
     @property
     def gradient_norm(self) -> float:
-        """The length of the whole gradient."""
+        """Norm of the whole gradient."""
         return float(torch.linalg.vector_norm(self.norms))
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A training before one of its updates.
+    """State of a training run before an update.
 
     Attributes:
-        step: the update that comes next.
+        step: number of the next update.
         model: state dict.
         optimizer: state dict.
     """
@@ -60,26 +60,26 @@ class Snapshot:
 
     @classmethod
     def of(cls, step: int, model: nn.Module, optimizer: Optimizer) -> "Snapshot":
-        """A copy of both states."""
+        """Copy both states."""
         state = {n: v.detach().clone() for n, v in model.state_dict().items()}
         return cls(step, state, copy.deepcopy(optimizer.state_dict()))
 
     @property
     def memory(self) -> int:
-        """Bytes held."""
+        """Bytes of both states."""
         inner = self.optimizer["state"].values()
         held = [*self.model.values(), *(v for s in inner for v in s.values())]
         return sum(v.numel() * v.element_size() for v in held if isinstance(v, Tensor))
 
 
 class Replay:
-    """A copy of a training that goes on from a snapshot; the training itself stays as it is.
+    """A copy of a training run that continues from a snapshot; the run itself is unchanged.
 
     Args:
         model: of the training.
         optimizer: of the training.
-        loss: (model, batch) -> a number or one number an example.
-        max_norm: gradients are clipped to this length; None leaves them.
+        loss: (model, batch) -> a number or one number per example.
+        max_norm: gradient clipping norm; None for no clipping.
 
     Raises:
         ModelError: the model or the optimizer cannot be copied.
@@ -92,18 +92,18 @@ class Replay:
             self.model, self.optimizer = copy.deepcopy((model, optimizer))
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise ModelError(
-                f"the model or the optimizer cannot be copied ({error}), so that no step can "
-                "be made again."
+                f"the model or the optimizer cannot be copied ({error}), so steps cannot be "
+                "replayed."
             ) from error
         self.loss, self.max_norm = loss, max_norm
 
     def load(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot."""
+        """Restore a snapshot."""
         self.model.load_state_dict(snapshot.model)
         self.optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
 
     def gradient(self, entry: RecordedStep) -> float:
-        """The loss of the batch of a step, with its gradient left in the copy."""
+        """Compute the loss of a step's batch and its gradient in the copy."""
         self.optimizer.zero_grad(set_to_none=True)
         with preserved_rng(), torch.enable_grad():
             set_torch_random_state(entry.rng)
@@ -114,7 +114,7 @@ class Replay:
         return float(loss.detach())
 
     def apply(self, entry: RecordedStep, *, scale: float = 1.0, clip: bool = False) -> None:
-        """Update the copy by the gradient left in it, if that is finite."""
+        """Update the copy with its current gradient, if that is finite."""
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not all(bool(grad.isfinite().all()) for grad in grads):
             return
@@ -134,15 +134,15 @@ class Replay:
         clip: bool = False,
         references: Sequence[Batch] = (),
     ) -> list[float]:
-        """Make updates again, some left out, on other batches or at other rates.
+        """Replay updates, optionally skipping some, with other batches or rates.
 
         Args:
-            entries: the updates.
-            skip: numbers of updates that are left out.
-            other: number of an update -> the batch that it is made from instead.
-            scales: of the rates, one an update.
-            clip: limit updates by second moments.
-            references: batches at whose loss the weights are judged.
+            entries: the recorded updates.
+            skip: numbers of updates to skip.
+            other: number of an update -> replacement batch.
+            scales: factors of the rates, one per update.
+            clip: whether to limit updates by second moments.
+            references: batches on which the weights are evaluated.
 
         Returns:
             The mean loss of the reference batches before each update and after the last.
@@ -158,12 +158,12 @@ class Replay:
         return losses
 
     def losses(self, batches: Sequence[Batch]) -> list[float]:
-        """The loss of each of some batches at the weights of the copy."""
+        """Loss of each batch at the weights of the copy."""
         with preserved_rng(), torch.no_grad():
             return [float(self.loss(self.model, batch).mean()) for batch in batches]
 
     def mean_loss(self, batches: Sequence[Batch]) -> float:
-        """The mean loss of some batches at the weights of the copy."""
+        """Mean loss of some batches at the weights of the copy."""
         loss = self.losses(batches)
         return math.fsum(loss) / len(loss) if loss else math.nan
 
@@ -171,7 +171,7 @@ class Replay:
         """Root of the mean of g^2 / v over all weights, v the second moment of Adam before it.
 
         Returns:
-            About 1 where the gradients are those of before; NaN for other optimizers.
+            About 1 if gradients are like earlier ones; NaN for other optimizers.
         """
         total, count = 0.0, 0
         for group in self.optimizer.param_groups:
@@ -192,7 +192,7 @@ class Replay:
         """Whether loss and gradient of a step are finite in double precision.
 
         Returns:
-            False also where the loss cannot be taken in double precision.
+            False also if the loss cannot be computed in double precision.
         """
         self.model.double()
         batch = map_tensors(lambda v: v.double() if v.is_floating_point() else v, entry.batch)

@@ -1,4 +1,4 @@
-"""Spikes of a training: noticed as they come, made again on a copy, and explained."""
+"""Loss spikes: detected during training, replayed on a copy, and explained."""
 
 import math
 import warnings
@@ -37,37 +37,37 @@ _SKEWED = 1.25
 
 
 class SpikeRecorder:
-    """Keeps the last steps of a training, notices spikes of the loss, and explains them.
+    """Records the last steps of a training run, detects loss spikes, and explains them.
 
     Call `observe(loss, batch)` after `loss.backward()` and before `optimizer.step()`. A spike
-    is a loss more than `threshold` robust standard deviations above those before it (and 20 %
-    above them), or one that is not finite. The last steps are then made again on a copy of the
-    model and optimizer, as they were and with one thing changed at a time: without the batch,
-    with limited updates, with warm-up, at a quarter of the rate, in double precision. What
-    makes the spike go away is its cause. The training itself is left as it is, bit for bit.
+    is a loss more than `threshold` robust standard deviations (and 20 %) above the previous
+    ones, or a non-finite loss. The last steps are then replayed on a copy of the model and
+    optimizer, unchanged and with one change at a time: without the batch, with limited updates,
+    with warmup, at a quarter of the rate, in double precision. The change that removes the
+    spike identifies its cause. The training itself is bitwise unchanged.
 
-    Memory: two states of model and optimizer and at most 2 x `keep` batches (`memory`); twice
-    that of model and optimizer while a spike is explained.
+    Memory: two states of model and optimizer and at most 2 x `keep` batches (`memory`); another
+    two states while a spike is explained.
 
     Args:
-        model: what is trained.
-        optimizer: of torch; learning rates may be changed by schedulers.
-        loss: (model, batch) -> a number or one number an example, as trained on, without the
-            scale of a GradScaler.
-        keep: updates between two states that are kept. Default 16.
-        window: losses that tell of the noise. Default 50.
-        threshold: robust standard deviations. Default 8.
-        max_norm: length to which you clip gradients; None where you do not.
-        out: folder to which each report is saved (`spike-000123.nc`, in place of one that is
-            there); None for none.
-        on_spike: called with every report.
+        model: the model in training.
+        optimizer: a torch optimizer; schedulers may change its learning rates.
+        loss: (model, batch) -> a number or one number per example: the training loss, without
+            the scale of a GradScaler.
+        keep: number of updates between two stored states. Default 16.
+        window: number of losses used to estimate the noise. Default 50.
+        threshold: threshold in robust standard deviations. Default 8.
+        max_norm: gradient clipping norm of the training; None for no clipping.
+        out: folder to which each report is saved (`spike-000123.nc`, replacing an existing
+            one); None for none.
+        on_spike: function called with every report.
 
     Attributes:
-        reports: one for every spike that was explained.
-        step: updates observed.
+        reports: one report per explained spike.
+        step: number of observed updates.
 
     Raises:
-        ArgumentError: a number out of range, or an argument of another kind.
+        ArgumentError: a number is out of range, or an argument has the wrong type.
 
     Examples:
         >>> import torch, lossatlas as la
@@ -124,26 +124,28 @@ class SpikeRecorder:
 
     @property
     def memory(self) -> int:
-        """Bytes of the states that are kept; batches are the user's own."""
+        """Bytes of the stored states; batches are not counted."""
         return sum(each.memory for each in self._snapshots)
 
     def begin(self) -> None:
-        """Note the random state; call it before the forward pass where that draws (dropout).
+        """Record the random state; call it before a forward pass with randomness (dropout).
 
-        Without it the state after the last `observe` is taken, which is that of the forward
-        pass unless something draws in between (the shuffling of a new epoch, say).
+        Without it the state after the last `observe` is used, which is that of the forward pass
+        unless something else draws random numbers in between (such as shuffling for a new
+        epoch).
         """
         self._rng = torch_random_state()
 
     def observe(self, loss: Tensor | float, batch: Batch) -> SpikeReport | None:
-        """Note one update; explain it where its loss is a spike.
+        """Record an update, and explain it if its loss is a spike.
 
         Args:
-            loss: of the batch at the present weights, unscaled: a number, or one an example.
-            batch: what it was taken over; held as it is, so do not write into it.
+            loss: unscaled loss of the batch at the current weights: a number, or one per
+                example.
+            batch: the batch; referenced without a copy, so do not modify it.
 
         Returns:
-            The report of a spike, or None.
+            The report if there is a spike, otherwise None.
 
         Raises:
             ArgumentError: no parameter has a gradient.
@@ -172,8 +174,8 @@ class SpikeRecorder:
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not grads:
             raise ArgumentError(
-                "observe() is called after loss.backward() and before optimizer.step(); no "
-                "parameter has a gradient."
+                "observe() must be called after loss.backward() and before optimizer.step(); "
+                "no parameter has a gradient."
             )
         norms = {id(g): n for g, n in zip(grads, torch._foreach_norm(grads), strict=True)}
         zero = torch.zeros((), device=grads[0].device)
@@ -214,21 +216,21 @@ class SpikeRecorder:
         except OSError as error:
             # Neither is a file.
             warnings.warn(
-                f"'{path}' could not be written ({reason_of(error)}); the training goes on, "
-                "and `reports` holds the report.",
+                f"'{path}' could not be written ({reason_of(error)}); training continues, and "
+                "`reports` has the report.",
                 stacklevel=4,
             )
 
 
 def standing_out(losses: NDArray[np.float64], threshold: float) -> float | None:
-    """How far the last losses are above those before them, in robust standard deviations.
+    """Robust standard deviations by which the last losses exceed the previous ones.
 
     The mean of the last 1, 2, 4, 8 and 12 is compared with the median of the ten before, on the
     scales of the logarithm and of the root of the loss; the scatter is that of neighbors.
 
     Args:
-        losses: the last ones, the newest last.
-        threshold: robust standard deviations.
+        losses: the last losses, newest last.
+        threshold: threshold in robust standard deviations.
 
     Returns:
         The deviations; None below `threshold`.

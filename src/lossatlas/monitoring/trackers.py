@@ -9,20 +9,20 @@ from lossatlas.errors import ArgumentError, FileError
 
 
 class Tracker(Protocol):
-    """What takes numbers."""
+    """Protocol of trackers."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take some numbers in.
+        """Log numbers.
 
         Args:
             values: name -> number.
-            step: updates done.
+            step: number of updates.
         """
         ...
 
 
 class TensorBoard:
-    """A `SummaryWriter`, or what has its `add_scalar`.
+    """Tracker for a `SummaryWriter`, or any object with `add_scalar`.
 
     Args:
         writer: the writer.
@@ -32,72 +32,72 @@ class TensorBoard:
         self.writer = writer
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take some numbers in; see `Tracker`.
+        """Log numbers; see `Tracker`.
 
         Args:
             values: name -> number.
-            step: updates done.
+            step: number of updates.
         """
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
 
 class Wandb:
-    """A run of W&B, online or offline, or the module `wandb` after `init`.
+    """Tracker for a W&B run, online or offline, or the module `wandb` after `init`.
 
     Args:
-        run: what has `log(values, step=)`.
+        run: object with `log(values, step=)`.
     """
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take some numbers in; see `Tracker`.
+        """Log numbers; see `Tracker`.
 
         Args:
             values: name -> number.
-            step: updates done.
+            step: number of updates.
         """
         self.run.log(dict(values), step=step)
 
 
 class MLflow:
-    """The module `mlflow` with an active run.
+    """Tracker for the module `mlflow` with an active run.
 
     Args:
-        module: what has `log_metrics(values, step=)`.
+        module: object with `log_metrics(values, step=)`.
     """
 
     def __init__(self, module: Any) -> None:
         self.module = module
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take some numbers in; see `Tracker`.
+        """Log numbers; see `Tracker`.
 
         Args:
             values: name -> number.
-            step: updates done.
+            step: number of updates.
         """
         self.module.log_metrics(dict(values), step=step)
 
 
 class JsonLines:
-    """A file with one JSON object a line.
+    """Tracker that writes one JSON object per line to a file.
 
     Args:
-        path: appended to; made if missing.
+        path: file to append to; created if missing.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take some numbers in; see `Tracker`.
+        """Log numbers; see `Tracker`.
 
         Args:
             values: name -> number.
-            step: updates done.
+            step: number of updates.
 
         Raises:
             FileError: the file cannot be written.
@@ -110,16 +110,16 @@ class JsonLines:
 
 
 def as_tracker(thing: Any) -> Tracker:
-    """A tracker made of what a user has.
+    """Convert an object to a tracker.
 
     Args:
-        thing: a path, a `SummaryWriter`, the module `mlflow`, a run of W&B, or a tracker.
+        thing: a path, a `SummaryWriter`, the module `mlflow`, a W&B run, or a tracker.
 
     Returns:
         The tracker.
 
     Raises:
-        ArgumentError: something else.
+        ArgumentError: `thing` is none of these.
     """
     if isinstance(thing, TensorBoard | Wandb | MLflow | JsonLines):
         return thing
