@@ -1,10 +1,10 @@
 """Compare the arguments of public functions with their annotations.
 
-A wrong argument often fails deep inside with an error that does not name it. `public` compares
-the arguments with their annotations then, and names the first that does not fit, or that holds
-no usable numbers (NaN, complex, masked, empty). Any other error is left as it is, and so is
-one that passed through code of the user. Numbers are compared before the call: True for a
-number and 0.5 for a whole number would pass without an error.
+A wrong argument often fails deep inside with an error that does not name it. In that case
+`public` compares the arguments with their annotations and names the first one that does not
+match, or that has no usable numbers (NaN, complex, masked, empty). Other errors, and errors
+that passed through user code, are not changed. Numbers are checked before the call, because
+True for a number and 0.5 for an integer would not raise an error.
 """
 
 import collections.abc
@@ -42,7 +42,7 @@ _FAULTS = (AssertionError, ImportError, NameError, RecursionError, Warning)
 
 
 def public(target: T) -> T:
-    """Name the argument that does not fit, where a public function or class fails for it."""
+    """Name the invalid argument when a public function or class fails because of it."""
     if isinstance(target, type):
         start = target.__dict__.get("__init__")
         if inspect.isfunction(start) and not getattr(target, "_is_protocol", False):
@@ -52,7 +52,7 @@ def public(target: T) -> T:
 
 
 def guard_exports(room: str) -> None:
-    """Make `public` of everything that a room exports, there and where it is defined."""
+    """Apply `public` to all exports of a module, there and where they are defined."""
     module = sys.modules[room]
     # What an editor or a notebook completes are the exports, not the modules behind them.
     vars(module)["__dir__"] = lambda: sorted(module.__all__)
@@ -179,7 +179,7 @@ class _Arguments:
             what = what or ("" if no_memory else _unusable(value))
             if what := what or _no_function(value, hint, error):
                 return ArgumentError(
-                    f"`{name}` cannot be used as it is, {what} ({reason}); give another."
+                    f"`{name}` cannot be used: {what} ({reason}); pass another value."
                 )
         return None
 
@@ -230,7 +230,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - one line a kind of hint
-    """Whether a value is what an annotation asks for, as far as that can be told."""
+    """Whether a value matches an annotation, as far as that can be checked."""
     if hint is Any or isinstance(hint, TypeVar | str):
         return True
     if _is_union(hint):
@@ -399,7 +399,7 @@ def _unusable_array(value: np.ndarray) -> str:
 
 
 def described(hint: Any) -> str:  # noqa: PLR0911 - one line a kind of hint
-    """What an annotation asks for, in words."""
+    """Describe an annotation in words."""
     if _is_union(hint):
         parts = typing.get_args(hint)
         if any("_SupportsArray" in str(part) for part in parts):

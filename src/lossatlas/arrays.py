@@ -9,13 +9,13 @@ from lossatlas.errors import DataError
 
 
 def as_float_array(argument: str, value: Any, label: str = "") -> NDArray[np.float64]:
-    """An own array of floats."""
+    """Convert to a new float64 array."""
     try:
         found = np.asarray(value)
         real = found.astype(np.float64) if found.dtype.kind in "biufO" else None
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
-            f"`{argument}`{label} must hold real numbers in rows of one length ({error})."
+            f"`{argument}`{label} must hold real numbers in rows of equal length ({error})."
         ) from None
     if np.ma.is_masked(value):
         raise DataError(

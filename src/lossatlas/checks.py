@@ -1,4 +1,4 @@
-"""Validation at the public door: each check raises one sentence with the remedy in it."""
+"""Validation of arguments: each check raises a one-sentence error that states the remedy."""
 
 import difflib
 import math
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
-    """Require two mappings to hold the same names with the same shapes."""
+    """Require two mappings to have the same names and shapes."""
     (first, a), (second, b) = pair.items()
     for argument, given in pair.items():
         if not isinstance(given, Mapping) or not all(map(_is_tensor, given.values())):
@@ -38,7 +38,7 @@ def check_same_structure(**pair: "Mapping[str, Tensor]") -> None:
         if _number_kind(value) != _number_kind(b[name]):
             raise StructureError(
                 f"'{name}' holds {value.dtype} in `{first}` but {b[name].dtype} in `{second}`: "
-                "codes of quantized or other numbers are no weights; dequantize them first."
+                "codes of quantized or other numbers are not weights; dequantize them first."
             )
     extra = next((name for name in b if name not in a), None)
     if extra is not None:
@@ -64,8 +64,8 @@ def check_real(point: "Mapping[str, Tensor]") -> None:
     for name, value in point.items():
         if not value.is_floating_point():
             raise StructureError(
-                f"'{name}' holds {value.dtype}, but points of parameter space are real: give "
-                "`model.state_dict()` or `Objective.params`, with equal whole-number buffers."
+                f"'{name}' holds {value.dtype}, but points of parameter space are real: pass "
+                "`model.state_dict()` or `Objective.params`, with equal integer buffers."
             )
 
 
@@ -80,7 +80,7 @@ def check_one_of(argument: str, value: object, options: Iterable[str]) -> None:
 
 
 def check_at_least(argument: str, value: object, minimum: int) -> None:
-    """Require a whole number of at least `minimum`."""
+    """Require an integer >= `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ArgumentError(f"`{argument}` must be a whole number >= {minimum}; got {value!r}.")
 
@@ -120,7 +120,7 @@ def check_path(argument: str, value: object) -> Path:
 
 
 def check_seed(argument: str, value: object) -> None:
-    """Require a seed: a whole number >= 0 of at most 64 bits."""
+    """Require a seed: an integer >= 0 of at most 64 bits."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not 0 <= value < 2**64:  # type: ignore[operator]
         raise ArgumentError(
@@ -136,7 +136,7 @@ def check_text(argument: str, value: object, *, optional: bool = False) -> None:
 
 
 def check_callable(argument: str, value: object, *, optional: bool = False) -> None:
-    """Require something that can be called."""
+    """Require a callable."""
     if not callable(value) and not (optional and value is None):
         raise ArgumentError(f"`{argument}` must be callable; got {shown(value)}.")
 
@@ -150,13 +150,13 @@ def check_kind(argument: str, value: object, kind: type | tuple[type, ...], make
 
 
 def check_list(argument: str, value: object, what: str) -> None:
-    """Require a list or tuple, which has a length and can be walked twice."""
+    """Require a list or tuple, which has a length and can be iterated twice."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         raise ArgumentError(f"`{argument}` must be a list of {what}; got {shown(value)}.")
 
 
 def check_tensors(argument: str, values: "Iterable[Tensor]") -> "list[Tensor]":
-    """Require tensors, such as those of `model.parameters()`; gives their list."""
+    """Require tensors, such as those of `model.parameters()`, and return them as a list."""
     listed = list(values) if isinstance(values, Iterable) else [values]
     odd = [value for value in listed if not _is_tensor(value)]
     if odd:
@@ -168,7 +168,7 @@ def check_tensors(argument: str, values: "Iterable[Tensor]") -> "list[Tensor]":
 
 
 def shown(value: object) -> str:
-    """What came, short enough for a sentence."""
+    """Representation of a value, short enough for a sentence."""
     plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)
     text = repr(value) if plain else ""
     return text if plain and len(text) <= 60 else f"an object of type {type(value).__name__}"
@@ -186,6 +186,6 @@ def is_number(value: Any) -> bool:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A hint for a message: the known name most like the one that came."""
+    """Hint for a message: the known name closest to the given one."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""

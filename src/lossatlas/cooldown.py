@@ -1,4 +1,4 @@
-"""Cooldown shapes: the share of the learning rate over the progress of a cooldown."""
+"""Cooldown shapes: the learning-rate factor over the progress of a cooldown."""
 
 from collections.abc import Callable
 from numbers import Integral
@@ -50,20 +50,20 @@ def cooldown_factor(
 def cooldown_factor(
     shape: CooldownShape, progress: float | Floats, min_ratio: float = 0.0
 ) -> float | Floats:
-    """The share of the peak rate at some points of a cooldown.
+    """Learning-rate factor, relative to the peak, during a cooldown.
 
     Args:
         shape: one of `SHAPE_NAMES`. "sqrt" is 1 - sqrt(s), "power" (1 - s)^1.5,
-            "lowered-linear" falls to 0.7 at once, "exponential" is min_ratio^s, "inverse" falls
-            so that 1 / rate grows linearly.
+            "lowered-linear" drops to 0.7 immediately, "exponential" is min_ratio^s, "inverse"
+            decreases so that 1 / rate grows linearly.
         progress: s, any shape, clipped to [0, 1].
-        min_ratio: share at the end, in [0, 1]. Default 0.
+        min_ratio: factor at the end, in [0, 1]. Default 0.
 
     Returns:
         Like `progress`: numbers from 1 down to `min_ratio`.
 
     Raises:
-        UnknownNameError: an unknown shape.
+        UnknownNameError: the shape is unknown.
         ArgumentError: `min_ratio` is 0 for "exponential" or "inverse".
 
     Source: the shapes compared by Dremov et al., arXiv:2508.01483, and Haegele et al.,
@@ -80,7 +80,7 @@ def cooldown_factor(
     elif min_ratio <= 0:
         raise ArgumentError(
             f"`min_ratio` must be > 0 for the {shape} shape, which never reaches zero; "
-            "give min_ratio=0.1, say."
+            "pass min_ratio=0.1, for example."
         )
     else:
         # As it stands, rounding cannot make it rise.
@@ -91,18 +91,19 @@ def cooldown_factor(
 
 
 def cooldown_length(argument: str, length: float, steps: int) -> int:
-    """The updates of a cooldown whose length is a share up to 1.0, or a number of updates.
+    """Number of updates of a cooldown, from a share up to 1.0 or a number of updates.
 
     Args:
-        argument: its name, for errors.
-        length: a share of `steps` up to 1.0, which is all of them; otherwise updates.
-        steps: updates that it is a share of.
+        argument: name of the argument, for error messages.
+        length: a share of `steps` up to 1.0, or a number of updates above 1.
+        steps: total number of updates.
 
     Returns:
         At least 1.
 
     Raises:
-        ArgumentError: not a positive number; or the whole number 1, which may mean either.
+        ArgumentError: the length is not a positive number, or is the integer 1, which is
+            ambiguous.
 
     Examples:
         >>> cooldown_length("decay", 0.1, 50), cooldown_length("decay", 1.0, 50)
@@ -111,7 +112,7 @@ def cooldown_length(argument: str, length: float, steps: int) -> int:
     check_positive(argument, length)
     if length == 1 and isinstance(length, Integral):
         raise ArgumentError(
-            f"`{argument}` = 1 may mean one update or all of them: write {argument}=1.0 for "
+            f"`{argument}` = 1 can mean one update or all of them: write {argument}=1.0 for "
             f"all, or a small share for one update, as in {argument}=1e-9."
         )
     return max(round(length * steps), 1) if length <= 1 else round(length)

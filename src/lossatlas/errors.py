@@ -1,16 +1,16 @@
-"""What can go wrong, by name. Every message says what was expected, what came, what to do."""
+"""Exceptions and warnings. Messages state what was expected, what was given, and a remedy."""
 
 
 class AtlasError(Exception):
-    """The root of all errors that this library raises on purpose."""
+    """Base class of all errors that this library raises deliberately."""
 
 
 class ArgumentError(AtlasError, ValueError):
-    """An argument has a value that the function cannot serve."""
+    """An argument has an invalid value."""
 
 
 class UnknownNameError(AtlasError, LookupError):
-    """A name is not among the known ones; the message gives the nearest match."""
+    """A name is unknown; the message gives the nearest match."""
 
 
 class StructureError(AtlasError, ValueError):
@@ -18,15 +18,15 @@ class StructureError(AtlasError, ValueError):
 
 
 class ModelError(AtlasError, ValueError):
-    """A model cannot be measured (no parameters, say)."""
+    """A model cannot be measured, for example because it has no parameters."""
 
 
 class LossError(AtlasError, ValueError):
-    """A loss returned something that is neither a number nor one number an example."""
+    """A loss returned neither a number nor one number per example."""
 
 
 class StochasticError(AtlasError, RuntimeError):
-    """Two passes over the same point gave different losses."""
+    """Two evaluations of the same point gave different losses."""
 
 
 class NonFiniteError(AtlasError, ArithmeticError):
@@ -34,11 +34,11 @@ class NonFiniteError(AtlasError, ArithmeticError):
 
 
 class DerivativeError(AtlasError, ArithmeticError):
-    """A derivative is not that of the loss that is evaluated."""
+    """A derivative does not match the evaluated loss."""
 
 
 class DerivativeWarning(UserWarning):
-    """A gradient is not that of the loss; what rests on it says so."""
+    """A gradient does not match the loss; results that depend on it state this."""
 
 
 class DataError(AtlasError, ValueError):
@@ -46,11 +46,11 @@ class DataError(AtlasError, ValueError):
 
 
 class DataWarning(UserWarning):
-    """Data say something of themselves that is not so."""
+    """Data contradict their own description."""
 
 
 class FileError(AtlasError, OSError):
-    """A file is missing, damaged, foreign, or cannot be written."""
+    """A file is missing, damaged, of another format, or cannot be written."""
 
 
 class ResumeError(FileError):
@@ -58,19 +58,19 @@ class ResumeError(FileError):
 
 
 class MissingDependencyError(AtlasError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class WorkerError(AtlasError, RuntimeError):
-    """Processes that were to share the work died again and again."""
+    """Worker processes died repeatedly."""
 
 
 class SymmetryError(AtlasError, ArithmeticError):
-    """What was taken for a symmetry of a model changes its loss."""
+    """A supposed symmetry of a model changes its loss."""
 
 
 class RankError(AtlasError, RuntimeError):
-    """A process of a group failed, is gone, or holds something else than the others."""
+    """A process of a group failed, ended, or differs from the others."""
 
 
 class RankMemoryError(RankError, MemoryError):
@@ -78,4 +78,4 @@ class RankMemoryError(RankError, MemoryError):
 
 
 class RankWarning(UserWarning):
-    """A number is of the data of one process, and other processes have data of their own."""
+    """A number covers the data of one process only, and other processes have other data."""

@@ -22,26 +22,26 @@ class Estimate:
 
     Attributes:
         value: the number.
-        stderr: its standard error, same units; 0 where exact (`why_no_error`, if there is one,
-            is then shown in its place), NaN where unknown.
-        products: products with a matrix (or evaluations) that it cost.
-        samples: how many independent samples the error comes from; 0 where it is exact.
-        reached: whether the tolerance that was asked for was reached.
-        why_no_error: why `stderr` is NaN or 0, as a sentence; None where there is an error.
-        checked: what the derivatives under it were compared with, a sentence each.
-        bound: a largest error in place of a standard error (the residual of an eigenvalue,
-            say), same units; NaN where there is none.
-        name: what it is, as in "trace".
-        unit: of value, error and bound.
-        meaning: what it says, for a reader who has not met it.
-        is_minor: whether it is left out of short tables.
-        sample_unit: what a sample is, in the plural, as in "examples".
-        effective: effective number of samples where they count unequally, as in
-            (sum w)^2 / sum w^2; NaN means that all count alike, `samples`.
-        skewness: of the value over samples of this size: positive where it is often a little
-            too low and seldom much too high; 0 where it is symmetric or unknown.
-        ends: both ends of its 95 % interval where that was computed as such (from a bootstrap,
-            say) and need not be symmetric; None where `interval` takes it from the error.
+        stderr: its standard error, same units; 0 if exact (`why_no_error`, if given, is shown
+            instead), NaN if unknown.
+        products: number of matrix products (or evaluations) used.
+        samples: number of independent samples behind the error; 0 if exact.
+        reached: whether the requested tolerance was reached.
+        why_no_error: why `stderr` is NaN or 0, as a sentence; None if there is an error.
+        checked: checks of the derivatives it depends on, one sentence each.
+        bound: maximum error instead of a standard error (such as the residual of an
+            eigenvalue), same units; NaN if there is none.
+        name: name of the quantity, such as "trace".
+        unit: unit of value, error and bound.
+        meaning: explanation for readers new to the quantity.
+        is_minor: whether it is omitted from short tables.
+        sample_unit: plural name of a sample, such as "examples".
+        effective: effective number of samples with unequal weights, (sum w)^2 / sum w^2; NaN
+            means equal weights.
+        skewness: skewness of the value over samples of this size: positive if it is often
+            slightly too low and rarely much too high; 0 if symmetric or unknown.
+        ends: ends of its 95 % interval if computed directly (such as by a bootstrap) and
+            possibly asymmetric; None if `interval` derives it from the error.
     """
 
     value: float
@@ -63,12 +63,12 @@ class Estimate:
 
     @property
     def error(self) -> float:
-        """The bound where there is one, otherwise the standard error; NaN where unknown."""
+        """The bound if there is one, otherwise the standard error; NaN if unknown."""
         return self.bound if math.isfinite(self.bound) else self.stderr
 
     @property
     def reason(self) -> str:
-        """Why there is no error, or one of zero; empty where there is one."""
+        """Why there is no error, or an error of zero; otherwise empty."""
         if self.why_no_error is not None or self.error != 0:
             return self.why_no_error or ""
         several = self.samples > 1
@@ -76,14 +76,14 @@ class Estimate:
 
     @property
     def caveat(self) -> str:
-        """What the interval of a mean over few or skewed losses rests on; often empty."""
+        """Assumptions of the interval of a mean over few or skewed losses; often empty."""
         if self.sample_unit not in {"examples", "batches"} or not self.error > 0:
             return ""
         few = few_units_note(self.samples, self.sample_unit)
         return few or skewed_note(self.samples, self.sample_unit, self.skewness)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A two-sided confidence interval: `ends`, value -+ bound, or Student's t."""
+        """Two-sided confidence interval: `ends`, value -+ bound, or Student's t."""
         if not is_number(level) or not 0 < level < 1:
             raise ArgumentError(f"`level` must be between 0 and 1; got {level!r}.")
         if self.ends is not None:
@@ -107,7 +107,7 @@ class Estimate:
         )
 
     def __eq__(self, other: object) -> bool:
-        """Equal in every field; NaN equals NaN, so that a stored estimate equals itself."""
+        """Equality of all fields; NaN equals NaN, so a stored estimate equals itself."""
         return equal(self, other) if isinstance(other, Estimate) else NotImplemented
 
     def __hash__(self) -> int:
@@ -115,7 +115,7 @@ class Estimate:
 
     @property
     def texts(self) -> tuple[str, str]:
-        """The value as rounded by its error, and "± error", "[low, high]" or nothing.
+        """The value rounded to its error, and "± error", "[low, high]" or an empty string.
 
         A value that is NaN is "not known".
         """
@@ -128,7 +128,7 @@ class Estimate:
 
     @property
     def shown(self) -> str:
-        """The value as rounded by its error, with its unit; "not known" alone where NaN."""
+        """The value rounded to its error, with its unit; "not known" if NaN."""
         return " ".join(filter(None, (self.texts[0], self._unit)))
 
     @property
@@ -140,7 +140,7 @@ class Estimate:
         return f"{self.name}: {self:}" if self.name else f"{self:}"
 
     def __format__(self, form: str) -> str:
-        """Value, error and unit, for use inside of a sentence."""
+        """Value, error and unit, for use in a sentence."""
         return format(" ".join(filter(None, (*self.texts, self._unit))), form)
 
 
@@ -196,7 +196,7 @@ def to_plain(value: Any) -> Any:
 
 
 def is_exact_count(estimate: Estimate) -> bool:
-    """Whether it is a whole number that needs no error."""
+    """Whether the estimate is an exact count."""
     reason = estimate.why_no_error or ""
     return "exact" in reason and float(estimate.value).is_integer()
 

@@ -1,4 +1,4 @@
-"""Leave no trace: whatever a measurement switches, it switches back."""
+"""Context managers that restore everything a measurement changes."""
 
 import random
 import warnings
@@ -17,7 +17,7 @@ from lossatlas.shards import reshard_one
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Keep the global random states of torch (all devices), numpy and Python."""
+    """Restore the global random states of torch (all devices), numpy and Python."""
     cpu, numpy_state, python_state = (
         torch.get_rng_state(),
         np.random.get_state(),  # noqa: NPY002 - the global state is what is kept
@@ -36,7 +36,7 @@ def preserved_rng() -> Iterator[None]:
 
 @contextmanager
 def preserved_modes(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Keep train/eval of every submodule, also where they differ from their parent."""
+    """Restore train/eval modes of every submodule, also if they differ from their parent."""
     modules = list(model.modules())
     modes = [(module, module.training) for module in modules]
     try:
@@ -49,7 +49,7 @@ def preserved_modes(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 @contextmanager
 def preserved_attributes(holders: Iterable[object]) -> Iterator[None]:
-    """Keep what modules and other objects hold as attributes: a remembered activation, say."""
+    """Restore attributes of modules and other objects, such as cached activations."""
     kept = [holder.__dict__ for holder in holders]
     # Which parameters a module holds: `module.weight = ...` goes there.
     kept += [own["_parameters"] for own in kept if isinstance(own.get("_parameters"), dict)]
@@ -69,7 +69,7 @@ def preserved_attributes(holders: Iterable[object]) -> Iterator[None]:
 
 @contextmanager
 def patched(*changes: tuple[nn.Module | ModuleType, str, Any]) -> Iterator[None]:
-    """Set instance attributes of modules (of torch or of Python) for the length of a block."""
+    """Set instance attributes of modules (of torch or Python) within a block."""
     missing = object()
     before = [(module, name, module.__dict__.get(name, missing)) for module, name, _ in changes]
     try:
@@ -88,7 +88,7 @@ TorchRandomState = tuple[Tensor, list[Tensor] | None]
 
 
 def torch_random_state() -> TorchRandomState:
-    """The global random states of torch: of the CPU, and of all cards once they are in use."""
+    """Global random states of torch: of the CPU, and of all GPUs in use."""
     return torch.get_rng_state(), _cuda_states()
 
 
@@ -107,10 +107,10 @@ def _cuda_states() -> list[torch.Tensor] | None:
 
 
 class PreservedModules:
-    """Buffers and train/eval of every module that runs, kept when it is first seen.
+    """Saves buffers and train/eval modes of every module when it first runs.
 
     Args:
-        model: kept at once; without one, modules are found when they run.
+        model: model to save immediately; without one, modules are saved when they run.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
@@ -122,7 +122,7 @@ class PreservedModules:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Keep whatever runs inside the block, and put everything back after it."""
+        """Save modules that run inside the block, and restore them afterwards."""
         handle = None
         if not self._known:
             handle = nn.modules.module.register_module_forward_pre_hook(self._see)
@@ -137,7 +137,7 @@ class PreservedModules:
             self.restore()
 
     def restore(self) -> None:
-        """Put buffers and modes back, in the storage that they had."""
+        """Restore buffers and modes, in their original storage."""
         with torch.no_grad():
             for buffer, kept in self._buffers.values():
                 buffer.copy_(kept)
@@ -145,7 +145,7 @@ class PreservedModules:
             module.training = training
 
     def reshard(self) -> None:
-        """Let sharded modules forget the weights that they gathered."""
+        """Free the gathered weights of sharded modules."""
         for module, _ in self._modes.values():
             reshard_one(module)
 

@@ -17,7 +17,7 @@ _TWO = 1.25
 
 
 def few_units_note(samples: int, unit: str) -> str:
-    """What an interval of few units assumes; empty where there are enough, or no interval."""
+    """Assumption of an interval from few units; empty if there are enough, or no interval."""
     if not 1 < samples < FEW_UNITS:
         return ""
     return (
@@ -28,7 +28,7 @@ def few_units_note(samples: int, unit: str) -> str:
 
 
 def skewed_note(samples: int, unit: str, skewness: float) -> str:
-    """That few large values dominate an interval, and how many would do; empty otherwise."""
+    """Note that few large values dominate an interval, and the number needed; or empty."""
     # Cochran, Sampling Techniques (1977), sec. 2.15.
     if not abs(skewness) > MAX_SKEWNESS:
         return ""
@@ -47,10 +47,10 @@ def t_quantile(level: float, count: ArrayLike) -> NDArray[np.float64]:
 
     Args:
         level: confidence, between 0 and 1.
-        count: units the standard error comes from; any shape.
+        count: number of units behind the standard error; any shape.
 
     Returns:
-        Like `count`; NaN where there are fewer than two units (the spread is unknown).
+        Like `count`; NaN for fewer than two units (the spread is unknown).
 
     Examples:
         >>> round(float(t_quantile(0.95, 2)), 2)
@@ -71,34 +71,34 @@ def interval(
     effective: float = math.nan,
     skewness: float = 0.0,
 ) -> tuple[float, float]:
-    """A two-sided confidence interval of a mean, which allows for skewness.
+    """Two-sided confidence interval of a mean, corrected for skewness.
 
     With q the quantile of Student's t, the ends are value - T stderr, where T solves Hall's
     transformation
 
         T + a T^2 + a^2 T^3 / 3 + a / 2 = -+q,  a = skewness / 3 * min(1, (m - 2) / 4),
 
-    and m is the effective number of units: at two units skewness is not separable from noise
-    and is left out, from six on it counts in full. A side that this makes shorter than q is
-    shortened by half as much, because the skewness is estimated too. Student's t has
-    m - 1 + 1 / (4 m) degrees of freedom, n - 1 at most.
+    and m is the effective number of units: with two units skewness cannot be separated from
+    noise and is ignored, from six on it counts fully. A side that becomes shorter than q is
+    shortened by only half as much, because the skewness is also estimated. Student's t has m -
+    1 + 1 / (4 m) degrees of freedom, n - 1 at most.
 
     With two units q is at least 1 / (1.25 (1 - level)) - 1, 15 at 95 %: mean -+ q stderr misses
     the center of a symmetric unimodal distribution in at most 1 / (1 + q) of samples (uniform
-    losses reach it), so that 95 % intervals hold the center of any in 93.75 % or more. Nothing
-    of the kind holds without symmetry (`FEW_UNITS`).
+    losses reach it), so 95 % intervals contain the center of any such distribution in at least
+    93.75 %. No such bound exists without symmetry (`FEW_UNITS`).
 
     Args:
         value: the mean.
-        stderr: its standard error; NaN where it is unknown.
-        count: units n the standard error comes from; infinite for a normal interval.
+        stderr: its standard error; NaN if unknown.
+        count: number n of units behind the standard error; infinite for a normal interval.
         level: confidence, between 0 and 1.
-        effective: effective number of units where they count unequally; NaN means `count`.
-        skewness: of the mean, not of the units (which is sqrt(n) times as large); 0 gives a
-            symmetric interval, a positive one reaches farther up.
+        effective: effective number of units with unequal weights; NaN means `count`.
+        skewness: skewness of the mean, not of the units (which is sqrt(n) times as large); 0
+            gives a symmetric interval, a positive value extends it upward.
 
     Returns:
-        (low, high); both NaN where the error is unknown.
+        (low, high); both NaN if the error is unknown.
 
     Examples:
         >>> low, high = interval(1.0, 0.1, count=float("inf"))

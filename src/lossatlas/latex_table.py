@@ -1,4 +1,4 @@
-"""Estimates as a table for LaTeX, each number with its error or the reason why it has none."""
+"""LaTeX tables of estimates, with errors or reasons for missing errors."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _MARKS = {"†": "no standard error", "‡": "a bound on the error, not a standa
 
 
 def estimates_table(estimates: Iterable[Estimate], papers: Iterable[Reference]) -> str:
-    """A `tabular` environment; reasons and papers stand below it as comments."""
+    """A `tabular` environment, followed by reasons and references as comments."""
     rows, reasons, marks = [], [], set[str]()
     for estimate in estimates:
         mark = _mark(estimate)

@@ -1,4 +1,4 @@
-"""How much memory is left, whether an error says that there is none, and giving it back."""
+"""Free memory, out-of-memory errors, and releasing memory."""
 
 import ctypes
 import sys
@@ -21,7 +21,7 @@ _SAID = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory, of whatever device."""
+    """Whether an error reports lack of memory on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     said = str(error) if isinstance(error, RuntimeError) else ""
@@ -29,7 +29,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes of memory that may still be taken on a device."""
+    """Available bytes of memory on a device."""
     if device.type == "cuda":
         free = int(torch.cuda.mem_get_info(device)[0])
         # What torch keeps from the driver for itself, and has not given out.
@@ -47,7 +47,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def release_memory() -> None:
-    """Give freed pages back to the system, where the C library would keep them (glibc)."""
+    """Return freed pages to the system if the C library keeps them (glibc)."""
     # Tensors of up to 32 MB lie in glibc's heap, of which it gives back the top alone.
     if not sys.platform.startswith("linux"):
         return

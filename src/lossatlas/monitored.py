@@ -1,9 +1,9 @@
-"""Collectives that all processes of a group enter, or none; failures are told to all.
+"""Collectives that all processes of a group enter, or none, with failures reported to all.
 
-A process that fails in a pass of a sharded model never enters the collective that the others
-wait in, and nothing ends that wait but the time limit of the group. So each collective comes
-after a barrier through the store of the group, as in `torch.distributed.monitored_barrier`: a
-process that failed answers the next barrier with its reason, in the place of arriving there.
+If a process fails in a pass of a sharded model, it never enters the collective that the others
+wait in, and only the timeout of the group ends that wait. Each collective therefore follows a
+barrier through the store of the group, as in `torch.distributed.monitored_barrier`: a failed
+process answers the next barrier with its reason instead of arriving.
 """
 
 import json
@@ -26,8 +26,8 @@ from lossatlas.shards import is_gone
 from lossatlas.tracebacks import reason_of
 
 GONE = (
-    "a process of the group is gone or did not answer within the time limit of the group "
-    "({}); look at the output of the other processes, and start all of them anew."
+    "a process of the group ended or did not answer within the timeout of the group ({}); "
+    "check the output of the other processes, and restart all of them."
 )
 # Seconds after which a process that waits looks whether the others still run.
 _LOOK = 1.0
@@ -39,7 +39,7 @@ _FAILED = 1 << 32
 
 @dataclass(frozen=True)
 class Told:
-    """Which process failed, and why; `rank` is negative where it is only known to be gone."""
+    """Which process failed, and why; `rank` is negative if unknown."""
 
     rank: int
     size: int
@@ -67,13 +67,13 @@ _MONITORED: weakref.WeakKeyDictionary[Any, "MonitoredGroup"] = weakref.WeakKeyDi
 def failure_of(rank: int, size: int, reason: str, of_memory: bool) -> RankError:
     """The error that all other processes raise where one has failed."""
     return (RankMemoryError if of_memory else RankError)(
-        f"rank {rank} of {size} failed ({reason}), so no rank has the number; "
-        "mend it there and start all processes anew."
+        f"rank {rank} of {size} failed ({reason}), so no rank has the number; fix it there and "
+        "restart all processes."
     )
 
 
 class MonitoredGroup:
-    """The barriers of one group of processes, which all of them count alike.
+    """The barriers of one process group, numbered equally on all processes.
 
     Args:
         group: of `torch.distributed`.
@@ -102,7 +102,7 @@ class MonitoredGroup:
         return _MONITORED[group]
 
     def arrive(self) -> Told | None:
-        """Wait until all processes have arrived; what one says that failed."""
+        """Wait until all processes have arrived; return the report of a failed one."""
         self._count += 1
         try:
             failed = self._wait(f"{self._count}/arrived")
@@ -113,7 +113,7 @@ class MonitoredGroup:
         return None
 
     def fail(self, told: Told) -> None:
-        """Answer the next barrier with what went wrong here, without waiting for anybody."""
+        """Answer the next barrier with the local failure, without waiting."""
         self._count += 1
         # Where the store is gone as well, the others find that out by themselves.
         with suppress(RuntimeError):
@@ -121,7 +121,7 @@ class MonitoredGroup:
             self._store.add(f"{self._count}/arrived", _FAILED)
 
     def peek(self) -> Told | None:
-        """What a process says at the next barrier that failed, without waiting for it."""
+        """Report of a failed process at the next barrier, without waiting for it."""
         key = f"{self._count + 1}/reason"
         with suppress(RuntimeError):
             if self._store.check([key]):
@@ -130,18 +130,18 @@ class MonitoredGroup:
         return None
 
     def tell(self, error: BaseException) -> None:
-        """Say that a collective broke here, after which no other one is in step."""
+        """Report that a collective failed on this process."""
         self._broken = Told.of(error)
         with suppress(RuntimeError):
             self._store.set("broken", json.dumps(astuple(self._broken)))
 
     def check(self) -> None:
-        """RankError where a collective broke, as far as this process knows."""
+        """Raise a RankError if this process knows of a failed collective."""
         if self._broken is not None:
             raise self._broken.error
 
     def listen(self) -> None:
-        """The same, after a look at what the others say."""
+        """The same, after checking reports of the other processes."""
         if self._broken is None and self._store.check(["broken"]):
             self._broken = Told(*json.loads(self._store.get("broken")))
         self.check()
@@ -186,7 +186,7 @@ class MonitoredGroup:
 
 
 def all_reduce(value: Tensor, group: Any) -> None:
-    """Sum a tensor over a group, in place; a failure is told to those who wait for it."""
+    """Sum a tensor over a group, in place; a failure is reported to waiting processes."""
     spread, watched = torch.distributed, MonitoredGroup.of(group)
     if watched is None or value.device.type != "cpu":
         # A stream waits on a card, and no process does.
@@ -213,7 +213,7 @@ def _is_done(work: Any) -> bool:
 
 
 def lost_rank(error: BaseException | None) -> RankError | None:
-    """The named error of a collective that failed within code of others; None for another."""
+    """Convert the error of a failed collective in third-party code; None for other errors."""
     while error is not None:
         kind = type(error).__name__
         if kind.startswith("Dist") and kind.endswith("Error"):
@@ -225,7 +225,7 @@ def lost_rank(error: BaseException | None) -> RankError | None:
 
 
 def first_sentence(error: BaseException) -> str:
-    """What torch says of a collective that failed."""
+    """First sentence of torch's error for a failed collective."""
     # What follows the first sentence is advice for those who call the collective themselves.
     return reason_of(error).partition(". ")[0]
 

@@ -1,4 +1,4 @@
-"""Passes of sharded models: code that sends, and that all processes of a group leave alike."""
+"""Passes of sharded models: code with collectives that succeeds or fails on all processes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +19,7 @@ _ALL_TAKE_PART = ("all_reduce", "allreduce", "all_gather", "allgather", "reduce_
 
 
 class _Barriers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lets no process enter a collective of some groups before all have come to it."""
+    """Places a barrier before every collective of some groups."""
 
     def __init__(self, arrive: Callable[[str], None], names: Iterable[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -28,7 +28,7 @@ class _Barriers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Wait before a collective; what DTensor sends comes from operations inside its own."""
+        """Wait before a collective, including those of DTensor operations."""
         if types and any(map(is_sharded_type, types)):
             return NotImplemented
         if getattr(func, "namespace", "") in _NAMESPACES and _takes_all(func.name()):
@@ -38,7 +38,7 @@ class _Barriers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Pass:
-    """One block of code, which all processes leave alike: with what it gives, or an error."""
+    """A block of code that all processes leave in the same way: with a result, or an error."""
 
     def __init__(self, groups: list[MonitoredGroup]) -> None:
         self._open = {group.name: group for group in groups}
@@ -86,16 +86,16 @@ _PASSES: list[_Pass] = []
 
 @contextmanager
 def monitored(groups: Iterable[Any]) -> Iterator[None]:
-    """Code that sends within these groups; where it fails on one process, all are told.
+    """Run code with collectives of these groups; if it fails on one process, all are informed.
 
-    Every process runs the same code, with the same collectives in the same order. Blocks
-    within others are part of these.
+    Every process runs the same code, with the same collectives in the same order. Nested blocks
+    are part of the outer one.
 
     Args:
-        groups: process groups; those without a store are not watched.
+        groups: process groups; those without a store are not monitored.
 
     Raises:
-        RankError: it failed on another process (RankMemoryError: for want of memory).
+        RankError: it failed on another process (RankMemoryError: out of memory).
     """
     each = [] if _PASSES else dict.fromkeys(map(MonitoredGroup.of, groups))
     found = [group for group in each if group is not None]

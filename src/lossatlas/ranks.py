@@ -1,4 +1,4 @@
-"""Processes that measure one loss together: sums over all of them, the same bits on each."""
+"""Distributed evaluation of a loss: sums over all processes, bitwise equal on each."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -31,13 +31,13 @@ _SAMPLED, _NEAR = 64, 1e-3
 class Ranks:
     """The processes of a group of `torch.distributed`.
 
-    Every method is called by all of them, in the same order.
+    All processes must call every method, in the same order.
 
     Args:
         group: a process group; None is the default one.
 
     Raises:
-        ArgumentError: no process group, or one that this process is not in.
+        ArgumentError: `group` is not a process group, or this process is not part of it.
     """
 
     def __init__(self, group: Any = None) -> None:
@@ -61,32 +61,32 @@ class Ranks:
             self.rank, self.size = spread.get_rank(group), spread.get_world_size(group)
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise ArgumentError(
-                "`group` must be a torch.distributed.ProcessGroup that is alive; got "
+                "`group` must be an active torch.distributed.ProcessGroup; got "
                 f"{type(group).__name__} ({reason_of(error)})."
             ) from None
         if self.rank < 0:
-            raise ArgumentError("`group` must hold this process; it does not.")
+            raise ArgumentError("`group` must contain this process.")
 
     def gather(self, value: T) -> list[T]:
-        """What every process holds, in the order of their ranks."""
+        """Gather the values of all processes, in the order of ranks."""
         gathered: list[Any] = [None] * self.size
         self._call(torch.distributed.all_gather_object, gathered, value, group=self.group)
         return gathered
 
     def share(self, call: Callable[[], T], at: Mapping[str, Tensor] | None = None) -> list[T]:
-        """Run a function everywhere and gather what it gives; if one fails, all of them do.
+        """Run a function on all processes and gather the results; if one fails, all raise.
 
         Args:
-            call: what to run.
-            at: the point or vector that it is run at; an error where processes have others.
-                Only of a dict: other mappings may gather their tensors one by one.
+            call: function to run.
+            at: point or vector it is evaluated at, which must be equal on all processes.
+                Checked only for a dict: other mappings may gather their tensors one by one.
 
         Returns:
-            What it gave, in the order of the ranks.
+            The results, in the order of ranks.
 
         Raises:
-            RankError: it failed elsewhere (RankMemoryError: for want of memory), or a process
-                has another point.
+            RankError: it failed on another process (RankMemoryError: out of memory), or the
+                points differ.
         """
         mine: T | None = None
         error: Exception | None = None
@@ -118,22 +118,22 @@ class Ranks:
             if not _alike(gathered[0][2], numbers):
                 raise RankError(
                     f"rank 0 and rank {rank} measure at different points or along different "
-                    "directions; give all processes the same seed, names and params."
+                    "directions; use the same seed, names and params on all processes."
                 )
 
     def together(self, call: Callable[[], T]) -> T:
-        """What a function gives here; if it fails on one process, it does on all of them."""
+        """Result of a function on this process; if it fails on one process, all raise."""
         result: list[T] = []
         self.share(lambda: result.append(call()))
         return result[0]
 
     def first(self, call: Callable[[], T]) -> T:
-        """What a function gives on the first process, which alone runs it."""
+        """Result of a function that runs only on the first process."""
         result: T | None = self.share(lambda: call() if self.rank == 0 else None)[0]
         return result  # type: ignore[return-value]
 
     def add(self, *values: Tensor) -> None:
-        """Sum tensors over all processes, in place; in float64 where the device has it."""
+        """Sum tensors over all processes, in place; in float64 if the device supports it."""
         flat, blocks = self.together(partial(_prepared, values))
         for value, numbers in zip(values, flat, strict=True):
             block = blocks[value.device]
@@ -146,7 +146,7 @@ class Ranks:
                 value.copy_(numbers.view(value.shape))
 
     def check_same(self, what: str, value: object, remedy: str) -> None:
-        """Require that all processes hold the same."""
+        """Require equal values on all processes."""
         gathered = self.gather(value)
         for rank, other in enumerate(gathered):
             if other != gathered[0]:
@@ -229,15 +229,15 @@ def is_initialized() -> bool:
 
 
 def world_size() -> int:
-    """How many processes there are; 1 without a process group."""
+    """Number of processes; 1 without a process group."""
     return torch.distributed.get_world_size() if is_initialized() else 1
 
 
 def own_rank() -> int:
-    """The number of this process among all; 0 without a process group."""
+    """Rank of this process; 0 without a process group."""
     return torch.distributed.get_rank() if is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the first process, which writes files."""
     return own_rank() == 0

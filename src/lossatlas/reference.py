@@ -1,16 +1,16 @@
-"""Papers that methods come from."""
+"""References of methods."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A paper that a method comes from.
+    """Reference for a method.
 
     Attributes:
-        use: what it was used for, as in "filter normalization".
-        text: authors, title, place, year.
-        link: where to read it.
+        use: use of the method, such as "filter normalization".
+        text: authors, title, venue, year.
+        link: URL.
     """
 
     use: str

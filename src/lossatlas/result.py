@@ -1,8 +1,8 @@
-"""Results: frozen records that know their numbers, sentences, picture and file.
+"""Results: frozen records with estimates, sentences, figures and storage.
 
-Everything that measures returns a `Result`. A subclass declares fields; storage, printing,
-JSON, tables and equality come from the fields, once for all. What a subclass adds is its
-meaning: which numbers count (`estimates`), how they read (`sentences`), how they look (`plot`).
+Every measurement returns a `Result`. A subclass declares fields, from which storage, printing,
+JSON, tables and equality follow. A subclass adds its meaning: the main numbers (`estimates`),
+sentences about them (`sentences`), and figures (`plot`).
 """
 
 import base64
@@ -78,8 +78,8 @@ def result(kind: str, *, references: tuple[Reference, ...] = ()) -> Callable[[R]
     """Class decorator: make a subclass of `Result` a frozen dataclass with a name on disk.
 
     Args:
-        kind: the word written into files.
-        references: papers that the numbers come from.
+        kind: the kind written into files.
+        references: references of the methods.
 
     Returns:
         The decorator.
@@ -95,17 +95,17 @@ def result(kind: str, *, references: tuple[Reference, ...] = ()) -> Callable[[R]
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """One picture of a result, drawn when it is asked for.
+    """One figure of a result, drawn on demand.
 
     Attributes:
-        name: a short word that selects it in `Result.plot`, as in "barcode".
-        title: its heading.
+        name: short name that selects it in `Result.plot`, such as "barcode".
+        title: title.
         matplotlib: axes (None for new ones) -> the axes drawn on.
-        plotly: no argument -> a plotly figure; texts in it are safe (`lossatlas.text.safe`).
-        caption: what to see, in a sentence or two.
-        alt: what a reader hears who sees no picture.
-        wide: whether a page gives it the full width.
-        is_minor: whether a page leaves it out.
+        plotly: no argument -> a plotly figure; its texts are escaped (`lossatlas.text.safe`).
+        caption: caption of one or two sentences.
+        alt: alternative text for screen readers.
+        wide: whether it spans the full width of a page.
+        is_minor: whether it is omitted from pages.
     """
 
     name: str
@@ -126,9 +126,9 @@ class Table:
     """Rows of text.
 
     Attributes:
-        title: heading.
+        title: title.
         head: names of the columns.
-        rows: cells as text. Never trusted as markup.
+        rows: cells as text, always escaped in markup.
     """
 
     title: str
@@ -137,7 +137,7 @@ class Table:
 
 
 def chart_of(name: str, title: str, chart: "Callable[[], Chart]", **about: Any) -> Figure:
-    """The figure of a chart, which is made when it is drawn; `about` are fields of `Figure`."""
+    """Figure of a chart built on demand; `about` are fields of `Figure`."""
     from lossatlas.plots.chart import backends
 
     return Figure(name, title, *backends(chart), **about)
@@ -152,18 +152,18 @@ def rows_figure(
     caption: str = "",
     is_minor: bool = False,
 ) -> Figure:
-    """Estimates of one unit as dots with their errors, a row each.
+    """Figure of estimates of one unit as dots with error bars, one row each.
 
     Args:
-        title: heading of the picture.
-        estimates: what is drawn.
+        title: title of the figure.
+        estimates: estimates to draw.
         axis: title of the axis.
-        log: whether the axis is logarithmic; numbers that are not positive are then left out.
-        caption: what to see.
+        log: whether the axis is logarithmic, which omits non-positive numbers.
+        caption: the caption.
         is_minor: see `Figure`.
 
     Returns:
-        The figure, not drawn yet.
+        The figure, drawn on demand.
     """
     from lossatlas.plots.rows import Dots, rows_chart
 
@@ -178,28 +178,28 @@ def rows_figure(
 
 
 class Result:
-    """Base of everything that is measured: a frozen dataclass decorated with `result`."""
+    """Base class of all results: a frozen dataclass decorated with `result`."""
 
     __kind__: ClassVar[str]
     references: ClassVar[tuple[Reference, ...]] = ()
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The numbers that count, with their errors."""
+        """The main numbers, with their errors."""
         return tuple(_found_estimates(self))
 
     def headline(self) -> str:
-        """The finding in one sentence; empty where none stands out."""
+        """The main finding in one sentence; may be empty."""
         return ""
 
     def sentences(self) -> tuple[str, ...]:
-        """What the numbers say, in words."""
+        """The findings in sentences."""
         return ()
 
     def figures(self) -> tuple[Figure, ...]:
-        """The pictures of the result, the most telling first; none is drawn yet.
+        """The figures of the result, most important first, drawn on demand.
 
         Returns:
-            Figures; by default one of the estimates that share the commonest unit, a row each.
+            Figures; by default one with the estimates of the most common unit, one row each.
         """
         finite = [each for each in self.estimates() if math.isfinite(each.value)]
         if not finite:
@@ -209,7 +209,7 @@ class Result:
         return (rows_figure(title, [e for e in finite if e.unit == unit], unit or "value"),)
 
     def tables(self) -> tuple[Table, ...]:
-        """Tables of more than the estimates say, as text.
+        """Additional tables, as text.
 
         Returns:
             Tables; none by default.
@@ -225,23 +225,23 @@ class Result:
         style: Literal["screen", "paper"] = "screen",
         width: float | None = None,
     ) -> Any:
-        """Draw a picture of the result.
+        """Draw a figure of the result.
 
         Args:
-            name: which of `figures()`; the first by default.
+            name: name of one of `figures()`; the first by default.
             backend: "matplotlib", or "plotly" for an interactive figure.
             ax: matplotlib axes to draw into; new ones by default.
-            style: "screen", or "paper": small fonts, thin lines, text kept as text in PDF
+            style: "screen", or "paper": small fonts, thin lines, and text stored as text in PDF
                 and SVG (matplotlib only).
-            width: of a new matplotlib figure, in inches; by default that of the style.
+            width: width of a new matplotlib figure, in inches; by default that of the style.
 
         Returns:
             The matplotlib axes, or the plotly figure. Nothing is shown or saved.
 
         Raises:
-            ArgumentError: the result has no picture, an unknown backend or style, or
-                matplotlib's arguments given for plotly.
-            UnknownNameError: no figure has that name; the message gives the nearest.
+            ArgumentError: the result has no figure, the backend or style is unknown, or
+                arguments of matplotlib are given for plotly.
+            UnknownNameError: no figure has that name; the message gives the nearest match.
         """
         figure = _chosen(self, name)
         check_one_of("backend", backend, ("matplotlib", "plotly"))
@@ -263,13 +263,12 @@ class Result:
         return {f.name: to_plain(getattr(self, f.name)) for f in fields(_instance(self))}
 
     def summary(self) -> dict[str, Any]:
-        """Numbers and words for JSON: what a command prints.
+        """Numbers and sentences for JSON, as printed by commands.
 
         Returns:
-            "estimates", by name in small letters and underscores: value, stderr or bound,
-            interval where it was computed as such, unit, and why there is no error;
-            "sentences"; "notes" and "checked" where there are any; and `details`. NaN and
-            infinity are None.
+            "estimates", by name in lowercase with underscores: value, stderr or bound, interval
+            if computed directly, unit, and why there is no error; "sentences"; "notes" and
+            "checked" if there are any; and `details`. NaN and infinity are None.
         """
         words = ((name, getattr(self, name, ())) for name in ("notes", "checked"))
         shown: dict[str, Any] = {
@@ -280,7 +279,7 @@ class Result:
         return shown | cast("dict[str, Any]", to_plain(self.details()))
 
     def details(self) -> dict[str, Any]:
-        """What JSON shows beside estimates and sentences.
+        """Additional content for JSON.
 
         Returns:
             Numbers, texts, lists and mappings by name; none by default.
@@ -288,19 +287,19 @@ class Result:
         return {}
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """The chief numbers as cells of a table.
+        """The main numbers as table cells.
 
         Returns:
-            (name, value, error or the reason for none) each.
+            Tuples (name, value, error or the reason for its absence).
         """
         return [estimate_row(each) for each in self.estimates() if not each.is_minor]
 
     def cited(self) -> tuple[Reference, ...]:
-        """The papers that the numbers of this very result come from."""
+        """References of this result."""
         return self.references
 
     def to_frame(self) -> "pd.DataFrame":
-        """The estimates as a table."""
+        """The estimates as a DataFrame."""
         import pandas as pd
 
         columns = ("name", "value", "stderr", "bound", "samples", "unit", "why_no_error")
@@ -311,23 +310,23 @@ class Result:
         """The estimates as a LaTeX table: name, value with its error, and unit.
 
         Args:
-            minor: whether numbers that short tables leave out are in it.
+            minor: whether to include numbers omitted from short tables.
 
         Returns:
             A `tabular` environment that needs no package: value ± standard error, or value
-            [ends of the 95 % interval] where that was computed as such. A double dagger marks
-            a bound on the error, a dagger a number without an error, whose reason stands in a
-            comment, as do the papers. Exact counts have none; what is not known is "--".
+            [ends of the 95 % interval] if computed directly. A double dagger marks a bound on
+            the error, a dagger a number without an error, whose reason is in a comment, as are
+            references. Exact counts have no mark; unknown values are "--".
         """
         estimates = [e for e in _distinct(self.estimates()) if minor or not e.is_minor]
         return estimates_table(estimates, self.cited())
 
     def save(self, path: str | Path) -> Path:
-        """Write to one netCDF file, in place of any that is there; see `lossatlas.load`."""
+        """Write to one netCDF file, replacing an existing one; see `lossatlas.load`."""
         return io.save(self, path)
 
     def to_tree(self) -> "dict[str, xr.Dataset]":
-        """The fields as one labeled data set: arrays as variables, the rest as JSON."""
+        """Convert the fields to one labeled data set: arrays as variables, others as JSON."""
         return {"result": to_dataset(self)}
 
     @classmethod
@@ -335,11 +334,11 @@ class Result:
         """The inverse of `to_tree`."""
         result = from_dataset(tree["result"]) if "result" in tree else None
         if not isinstance(result, cls):
-            raise FileError(f"the file holds no {cls.__name__}; make it again.")
+            raise FileError(f"the file contains no {cls.__name__}; create it again.")
         return result
 
     def __eq__(self, other: object) -> bool:
-        """Equal to the last bit in every field that counts; NaN equals NaN."""
+        """Bitwise equality of all compared fields; NaN equals NaN."""
         if type(other) is not type(self):
             return NotImplemented
         return equal(self, other)
@@ -358,13 +357,13 @@ class Result:
         return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 2] + "…>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        """The result in the forms that notebooks and their exports choose from."""
+        """Representations for notebooks and their exports."""
         still, picture = _pictures(self)
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_(picture)}
         return bundle | ({"image/png": base64.b64encode(still).decode()} if still else {})
 
     def _repr_html_(self, picture: str | None = None) -> str:
-        """The result as notebooks show it: its sentences, first picture and estimates."""
+        """HTML for notebooks: sentences, first figure and estimates."""
         picture = _pictures(self)[1] if picture is None else picture
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         cells = (

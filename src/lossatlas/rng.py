@@ -1,4 +1,4 @@
-"""Randomness as an argument: seeds derived by name, generators of one's own."""
+"""Randomness as an argument: seeds derived from names, and local generators."""
 
 import hashlib
 
@@ -8,16 +8,16 @@ from lossatlas.errors import ArgumentError
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed that depends on every part and on nothing else.
+    """Derive a seed that depends on all parts and nothing else.
 
     Args:
         *parts: numbers and strings, as in `derive_seed(seed, "axis", 0, "fc1.weight")`.
 
     Returns:
-        A whole number in [0, 2**63): the same in every process and on every machine.
+        An integer in [0, 2**63), equal in every process and on every machine.
 
     Raises:
-        ArgumentError: the first part, a seed by custom, is neither a whole number nor a string.
+        ArgumentError: the first part, usually a seed, is neither an integer nor a string.
 
     Examples:
         >>> derive_seed(0, "a") == derive_seed(0, "b")
@@ -31,13 +31,13 @@ def derive_seed(*parts: object) -> int:
 
 
 def generator(*parts: object, device: str | torch.device = "cpu") -> torch.Generator:
-    """A torch generator seeded by `derive_seed(*parts)`; the global state is not touched.
+    """Create a torch generator seeded by `derive_seed(*parts)`; global state is not changed.
 
     Args:
         *parts: as for `derive_seed`.
-        device: where it draws.
+        device: device of the generator.
 
     Returns:
-        A fresh generator.
+        A new generator.
     """
     return torch.Generator(device).manual_seed(derive_seed(*parts))

@@ -1,4 +1,4 @@
-"""Scales that a few outliers and a trend do not move."""
+"""Robust scale estimates, insensitive to outliers and trends."""
 
 import math
 
@@ -10,7 +10,7 @@ GAUSS = 1.4826
 
 
 def neighbor_noise(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The standard deviation of noise, from the median difference of neighbors.
+    """Standard deviation of noise, from the median difference of neighbors.
 
     Args:
         values: (..., n) along the last axis.

@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """Settings that refuse what they do not know."""
+    """Settings that reject unknown names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,17 +48,17 @@ def option(
     positional: bool = False,
     **limits: Any,
 ) -> Any:
-    """A field of a settings model, with what a command line says about it.
+    """A field of a settings model, with its command-line option.
 
     Args:
-        default: the value where nothing is given; `...` where one must be.
-        help: whole sentences.
-        group: the panel of the help that it stands in.
-        name: of the option, where it is not that of the field.
+        default: default value; `...` if required.
+        help: help text in full sentences.
+        group: panel of the help.
+        name: name of the option, if not that of the field.
         short: one letter.
-        metavar: what stands for the value in the help.
-        positional: whether it is given without a name.
-        **limits: of pydantic's `Field`, as in `ge=1`.
+        metavar: placeholder of the value in the help.
+        positional: whether it is a positional argument.
+        **limits: constraints of pydantic's `Field`, such as `ge=1`.
 
     Returns:
         The field.
@@ -99,20 +99,20 @@ SEED = "Random seed."
 
 
 def about(field: FieldInfo) -> dict[str, Any]:
-    """What `option` was told about a field; empty for plain fields."""
+    """Arguments of `option` for a field; empty for plain fields."""
     extra = field.json_schema_extra
     return dict(extra) if isinstance(extra, dict) else {}
 
 
 @cache
 def defaults(place: str) -> dict[str, Any]:
-    """The plain defaults of a function, read from its source: nothing heavy is imported.
+    """Plain defaults of a function, read from its source to avoid heavy imports.
 
     Args:
-        place: as in "surveys.survey:survey" or "forecast.result:Fit.predict".
+        place: location such as "surveys.survey:survey" or "forecast.result:Fit.predict".
 
     Returns:
-        Keyword -> default; keywords whose default is no plain value are left out.
+        Keyword -> default; keywords without a plain default are left out.
     """
     module, _, path = place.partition(":")
     node: Any = _parsed(module)
@@ -169,21 +169,21 @@ def read_settings(
     assignments: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Put settings together: defaults, then the file, then assignments, then options.
+    """Combine settings: defaults, then the file, then assignments, then options.
 
     Args:
-        kind: which settings.
+        kind: class of the settings.
         config: a YAML file.
-        assignments: texts such as "map.tolerance=0.001".
-        options: values by name; a dot leads into a group.
+        assignments: strings such as "map.tolerance=0.001".
+        options: values by name, with dots for groups.
 
     Returns:
         The settings.
 
     Raises:
-        ArgumentError: a value that cannot be, or a text that is no assignment.
+        ArgumentError: a value is invalid, or a string is not an assignment.
         FileError: the file cannot be read, or is not YAML.
-        UnknownNameError: no such setting (with the nearest match).
+        UnknownNameError: there is no such setting (the message gives the nearest match).
     """
     merged = _read(config) if config else {}
     for assignment in assignments:

@@ -1,4 +1,4 @@
-"""Parameters that are pieces of a whole, one on each process (DTensor), and their wrappers."""
+"""Sharded parameters (DTensor), and wrappers of modules."""
 
 import sys
 from collections.abc import Iterable
@@ -15,18 +15,18 @@ _FIRST = "module."
 
 
 def is_sharded(value: object) -> bool:
-    """Whether a tensor is a piece of a whole."""
+    """Whether a tensor is sharded."""
     return is_sharded_type(type(value))
 
 
 def is_sharded_type(given: type) -> bool:
-    """Whether tensors of a type are pieces of a whole."""
+    """Whether tensors of a type are sharded."""
     kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     return kind is not None and issubclass(given, kind)
 
 
 def whole(value: Any) -> Tensor:
-    """The whole of a tensor; all processes that hold a piece must ask."""
+    """Gather the full tensor; all processes with a shard must call it."""
     if is_sharded(value):
         groups_of([value.device_mesh])
     full: Tensor = value.full_tensor() if is_sharded(value) else value
@@ -35,13 +35,13 @@ def whole(value: Any) -> Tensor:
 
 
 def own_piece(value: Any) -> Tensor:
-    """The memory of a parameter on this process; writing into it changes the parameter."""
+    """Local memory of a parameter; writing into it changes the parameter."""
     piece: Tensor = value.detach()._local_tensor if is_sharded(value) else value
     return piece.data
 
 
 def piece_of(full: Tensor, like: Any) -> Tensor:
-    """The part of a whole tensor that this process holds of another one; nothing is sent."""
+    """Shard of a full tensor matching the local shard of another, without communication."""
     if is_sharded(full):
         full = whole(full)
     if not is_sharded(like):
@@ -58,7 +58,7 @@ def piece_of(full: Tensor, like: Any) -> Tensor:
 
 
 def rows_of_piece(value: Any) -> range | None:
-    """Which rows of a whole tensor a piece of it holds; None where it is cut otherwise."""
+    """Rows of the full tensor in a shard; None if it is not split by rows."""
     mesh, placements = value.device_mesh, value.placements
     groups_of([mesh])
     if mesh.ndim != 1 or not placements[0].is_shard(0):
@@ -71,13 +71,13 @@ def rows_of_piece(value: Any) -> range | None:
 
 
 def meshes_of(model: nn.Module) -> list[Any]:
-    """The meshes of processes that parameters are spread over."""
+    """Device meshes of the parameters."""
     values: list[Any] = [value for value in model.parameters() if is_sharded(value)]
     return [value.device_mesh for value in values]
 
 
 def groups_of(meshes: Iterable[Any]) -> list[Any]:
-    """The groups of processes of meshes, which must not have been destroyed."""
+    """Process groups of meshes, which must not have been destroyed."""
     try:
         return [mesh.get_group(place) for mesh in meshes for place in range(mesh.ndim)]
     except RuntimeError as error:
@@ -90,7 +90,7 @@ def groups_of(meshes: Iterable[Any]) -> list[Any]:
 
 
 def is_gone(error: Exception) -> bool:
-    """Whether torch says that a group of processes is no longer there."""
+    """Whether a torch error reports a destroyed process group."""
     return "Could not resolve the process group" in str(error)
 
 
@@ -106,7 +106,7 @@ def is_fsdp(module: Any) -> bool:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let modules of `fully_shard` hold their pieces, and no weights that they gathered."""
+    """Free the gathered weights of `fully_shard` modules."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     for module in model.modules():
@@ -114,14 +114,14 @@ def reshard(model: nn.Module) -> None:
 
 
 def reshard_one(module: Any) -> None:
-    """The same for one module, without those inside; nothing for modules of other kinds."""
+    """The same for one module, without submodules; no effect on other modules."""
     if is_fsdp(module):
         # The outermost keeps the weights that it gathered after a pass.
         module.reshard()
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter without what wrappers of its module put into it."""
+    """Name of a parameter without wrapper prefixes."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     while name.startswith(_FIRST):

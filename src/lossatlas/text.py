@@ -1,4 +1,4 @@
-"""Numbers and names as a reader meets them: rounded to their error, never trusted as markup."""
+"""Format numbers and names for readers: rounded to their error, escaped in markup."""
 
 import html
 import math
@@ -12,7 +12,7 @@ MINUS = "\u2212"
 
 
 def safe(name: object, most: int = MOST) -> str:
-    """A name from outside, for use as text in a plotly figure."""
+    """Escape an external name for use in a plotly figure."""
     return (
         html.escape(cut_off(name, most), quote=False)
         .replace("{", "&#123;")
@@ -21,7 +21,7 @@ def safe(name: object, most: int = MOST) -> str:
 
 
 def cut_off(name: object, most: int = MOST) -> str:
-    """A name from outside, on one line and not too long."""
+    """Shorten an external name to one line of limited length."""
     text = plain(name)
     return text if len(text) <= most else text[: most - 1] + "…"
 
@@ -36,17 +36,17 @@ _LATEX = {
 
 
 def latex(text: object) -> str:
-    """A name or a number from outside, for use as text in LaTeX."""
+    """Escape an external name or number for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in plain(text))
 
 
 def plain(name: object) -> str:
-    """A name from outside without control characters."""
+    """Remove control characters from an external name."""
     return "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(name))
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits."""
+    """Format a number with the given number of significant digits."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -63,7 +63,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def rounded_down(value: float, digits: int = 4) -> str:
-    """The same, never more than the value (but for its own rounding, 1e-12 of it)."""
+    """The same, rounded down (up to its own rounding, 1e-12 of it)."""
     if not math.isfinite(value) or value == 0:
         return number(value, digits)
     plain_form = 1e-5 <= abs(value) < 1e6
@@ -74,7 +74,7 @@ def rounded_down(value: float, digits: int = 4) -> str:
 
 
 def told_apart(value: float, edge: float, digits: int = 3) -> tuple[str, str]:
-    """A number and an edge, rounded down, with digits enough to show which one is larger."""
+    """A number and a limit, rounded down, with enough digits to show which is larger."""
     if not math.isfinite(value + edge):
         return number(value, digits), rounded_down(edge, 3)
     for count in range(digits, 13):
@@ -86,12 +86,12 @@ def told_apart(value: float, edge: float, digits: int = 3) -> tuple[str, str]:
 
 
 def error(value: float) -> str:
-    """A standard error with two significant digits."""
+    """Format a standard error with two significant digits."""
     return number(value, 2) if value else "0"
 
 
 def with_error(value: float, stderr: float) -> str:
-    """A number, rounded where its error begins, and the error."""
+    """Format a number, rounded to its error, with the error."""
     if not (math.isfinite(value) and math.isfinite(stderr)) or stderr < 0:
         return number(value)
     # An error of zero is no news: what is exact, or alike everywhere, says so elsewhere.
@@ -105,7 +105,7 @@ def with_error(value: float, stderr: float) -> str:
 
 
 def with_ends(value: float, low: float, high: float) -> tuple[str, str]:
-    """A number and "[low, high]", rounded by half their distance."""
+    """Format a number and "[low, high]", rounded to half the width."""
     # Ends many times apart have three significant digits: half their distance says nothing
     # about the lower one. In units of the last place that half the distance leaves.
     if 0 < low < high / 5 and low < 10 ** math.floor(math.log10((high - low) / 2)):
@@ -120,7 +120,7 @@ def with_ends(value: float, low: float, high: float) -> tuple[str, str]:
 
 
 def distinct(first: float, second: float, digits: int = 3) -> tuple[str, str]:
-    """Two numbers with digits enough to see that they differ."""
+    """Format two numbers with enough digits to see that they differ."""
     for count in range(digits, 17):
         texts = number(first, count), number(second, count)
         if texts[0] != texts[1] or first == second:
@@ -129,7 +129,7 @@ def distinct(first: float, second: float, digits: int = 3) -> tuple[str, str]:
 
 
 def interval_text(low: float, high: float) -> str:
-    """An interval as "[low, high]", with digits enough to show how wide it is."""
+    """Format an interval as "[low, high]", with enough digits to show its width."""
     return with_ends(low, low, high)[1]
 
 
@@ -143,17 +143,17 @@ _PARTED = re.compile(r"(?<=\d) (?=%)|(?<=\d) (?=± )|(?<=±) (?=\d)")
 
 
 def unbroken(text: str) -> str:
-    """Text whose numbers stay on one line with their percent signs and errors."""
+    """Insert no-break spaces between numbers and their percent signs and errors."""
     return _PARTED.sub("\N{NO-BREAK SPACE}", text)
 
 
 def share_text(share: float) -> str:
-    """A share in percent with two digits after the point."""
+    """Format a share in percent with two decimals."""
     return f"{100 * share:.2f} %"
 
 
 def percent(share: float) -> str:
-    """A share in percent."""
+    """Format a share in percent."""
     if 0 < abs(share) < 1e-3:
         return "under 0.1 %"
     value = 100 * share
@@ -161,36 +161,36 @@ def percent(share: float) -> str:
 
 
 def verdict(certain: bool, threshold: float) -> str:
-    """Whether a bar or branch is real."""
+    """Describe whether a bar or branch is certain."""
     if math.isnan(threshold):
         return "certainty unknown"
     return "certain" if certain else "within the error of the map"
 
 
 def surely(noun: str, threshold: float) -> str:
-    """A name for what is longer than the threshold."""
+    """Name for bars longer than the threshold."""
     return f"certain {noun}" if threshold > 0 else noun
 
 
 def as_sentence(text: str) -> str:
-    """A remark with a capital letter and a full stop."""
+    """Capitalize a remark and add a full stop."""
     ending = "" if text.endswith((".", "!", "?")) else "."
     return f"{text[0].upper()}{text[1:]}{ending}" if text else ""
 
 
 def count(amount: int, singular: str, plural: str | None = None) -> str:
-    """A number of things."""
+    """Format a count with its noun."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence, as in "a, b and c"."""
+    """Join names, as in "a, b and c"."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def slug(name: str) -> str:
-    """A name as a key: small letters and digits, parted by underscores."""
+    """Convert a name to a key: lowercase letters and digits, separated by underscores."""
     return "_".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
@@ -200,7 +200,7 @@ def axis_title(label: object) -> str:
 
 
 def short(label: object, most: int = 24) -> str:
-    """A label without the remark in parentheses at its end."""
+    """A label without its final remark in parentheses."""
     return cut_off(str(label).split(" (")[0] or label, most)
 
 
@@ -210,20 +210,20 @@ def loss_title(is_log: bool, quantity: str = "loss") -> str:
 
 
 def byte_size(amount: int) -> str:
-    """An amount of memory, in MiB or GiB; never less than 1 MiB."""
+    """Format an amount of memory in MiB or GiB; at least 1 MiB."""
     if amount < 2**30:
         return f"{max(amount / 2**20, 1):,.0f} MiB"
     return f"{amount / 2**30:,.1f} GiB"
 
 
 def between(low: float, high: float) -> str:
-    """Two times for people, as in "40 s to 3 min"; one where they read alike."""
+    """Format a range of durations, as in "40 s to 3 min", or one if they read the same."""
     shortest, longest = duration(low), duration(high)
     return shortest if shortest == longest else f"{shortest} to {longest}"
 
 
 def duration(seconds: float) -> str:
-    """A time for people, as in "40 s", "3 min" or "1.5 h"."""
+    """Format a duration, as in "40 s", "3 min" or "1.5 h"."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Where an error comes from, and what it says: in code of the user, or in what is installed."""
+"""Origin of an error: user code, or installed packages."""
 
 import inspect
 import os
@@ -17,13 +17,13 @@ _INTERACTIVE = ("<stdin", "<python-input", "<ipython-input", "<console", "<docte
 
 
 def user_frame(error: BaseException, *, but: str = "") -> traceback.FrameSummary | None:
-    """The last line of the user's own code that an error passed through."""
+    """Last line of user code that an error passed through."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
     return next((f for f in frames if f.filename != but and _is_the_users(f.filename)), None)
 
 
 def user_level() -> int:
-    """The `stacklevel` with which a warning of the caller names the user's own line."""
+    """The `stacklevel` with which a warning of the caller points to user code."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and not _is_the_users(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
@@ -31,7 +31,7 @@ def user_level() -> int:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of others says, in a line: its class, its first line, and its place."""
+    """Summary of a foreign error in one line: its class, first line, and location."""
     try:
         lines = str(error).strip().rstrip(".").splitlines()
     except Exception:

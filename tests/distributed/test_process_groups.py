@@ -338,7 +338,7 @@ def test_a_failure_on_one_of_three_processes_is_told_to_the_others(three):
 def test_a_killed_process_is_an_error_on_the_others_and_weights_come_back(three):
     for rank in three[:2]:
         told, _, restored = rank["one_is_killed"]
-        assert told.startswith("a process of the group is gone")
+        assert told.startswith("a process of the group ended")
         assert restored
     assert "one_is_killed" not in three[2]
 

@@ -1,4 +1,4 @@
-"""Pictures of barcodes: persistence diagram, barcode, Betti curves."""
+"""Charts of barcodes: persistence diagram, barcode, Betti curves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _SYMBOLS = ("circle", "triangle-up", "square")
 
 
 class Bars(Protocol):
-    """What plots read of a diagram, the longest bars of each degree first."""
+    """The attributes of a diagram that plots use, longest bars of each degree first."""
 
     @property
     def births(self) -> Floats:
@@ -28,7 +28,7 @@ class Bars(Protocol):
 
     @property
     def deaths(self) -> Floats:
-        """Level at which it ends; infinite where it never does."""
+        """Level at which each bar ends; infinite if it never does."""
 
     @property
     def dimensions(self) -> Ints:
@@ -40,7 +40,7 @@ class Bars(Protocol):
 
     @property
     def threshold(self) -> float:
-        """What the errors of the map can make; NaN where unknown."""
+        """Longest bar that errors of the map can cause; NaN if unknown."""
 
     @property
     def low(self) -> float:
@@ -56,7 +56,7 @@ class Bars(Protocol):
 
     @property
     def birth_places(self) -> Floats:
-        """Coordinates of the births; no columns where there are none."""
+        """Coordinates of the births; no columns if there are none."""
 
     @property
     def death_places(self) -> Floats:
@@ -73,7 +73,7 @@ def persistence_chart(bars: Bars, *, scale: Scale | None = None) -> Chart:
         scale: how losses are spread; straight by default.
 
     Returns:
-        The chart. Bars that never end stand on the dashed line at the top.
+        The chart. Bars that never end are on the dashed line at the top.
     """
     frame = diagram_frame(bars.low, bars.high, scale)
     layers = [*frame_layers(frame, bars.threshold, has_endless=bool(_essential(bars).any()))]
@@ -99,7 +99,7 @@ def _essential(bars: Bars) -> Bools:
 
 @dataclass(frozen=True)
 class Frame:
-    """The square of a persistence diagram.
+    """Frame of a persistence diagram.
 
     Attributes:
         scale: how losses are spread on both sides.
@@ -208,10 +208,10 @@ def barcode_chart(bars: Bars, *, scale: Scale | None = None, most: int = MOST_BA
     Args:
         bars: the bars.
         scale: how losses are spread; straight by default.
-        most: how many bars a degree.
+        most: maximum number of bars per degree.
 
     Returns:
-        The chart, one row a bar.
+        The chart, one row per bar.
     """
     shown = longest_bars(bars, most)
     rows = np.arange(shown.size)
@@ -269,7 +269,7 @@ def betti_chart(bars: Bars, *, scale: Scale | None = None) -> Chart:
         scale: how losses are spread; straight by default.
 
     Returns:
-        The chart: one step curve a degree, and a thin one where uncertain bars count too.
+        The chart: one step curve per degree, and a thin one that includes uncertain bars.
     """
     scale = scale or spanning(bars.low, bars.high)
     judged = bars.threshold > 0
@@ -310,7 +310,7 @@ def betti_curve(bars: Bars, dimension: int, *, certain: bool = False) -> tuple[F
     Args:
         bars: the bars.
         dimension: the degree.
-        certain: count the certain bars alone.
+        certain: whether to count only certain bars.
 
     Returns:
         Levels, from the lowest to the highest loss, and the count from each level on.

@@ -1,4 +1,4 @@
-"""The matplotlib side: new axes, their dress, and how a chart is drawn on them."""
+"""The matplotlib backend: axes, their style, and drawing of charts."""
 
 import io
 import re
@@ -88,7 +88,7 @@ def _settings(changes: Any) -> Iterator[None]:
 
 @contextmanager
 def dressed(style: str, width: float | None) -> Iterator[None]:
-    """Within it, new axes have this style and width; matplotlib's settings come back after."""
+    """Use a style and width for new axes, and restore matplotlib's settings afterwards."""
     chosen = width if width is not None or style == "screen" else 3.25
     tokens = _width.set(chosen), _paper.set(style == "paper")
     try:
@@ -100,7 +100,7 @@ def dressed(style: str, width: float | None) -> Iterator[None]:
 
 
 def font(change: float = 0.0) -> float:
-    """The size of letters: that of labels, and so many points more."""
+    """Font size: that of labels plus some points."""
     if _paper.get():
         return max(_PAPER_SIZE + 0.7 * change, _SMALLEST)
     return style.LABEL_SIZE + change
@@ -117,7 +117,7 @@ def png(ax: Axes) -> bytes:
 def axes(
     ax: Axes | None, size: tuple[float, float] = (5.4, 4.2), projection: str | None = None
 ) -> Axes:
-    """The axes to draw on, in the style of the house.
+    """Axes to draw on, in the style of the library.
 
     Args:
         ax: axes of the caller; None for a new figure.
@@ -470,7 +470,7 @@ def _place(layer: Line | Points) -> tuple[Any, ...]:
 
 
 def _label(ax: Any, name: str) -> str:
-    # One entry of the legend a name.
+    # One legend entry per name.
     known = ax.get_legend_handles_labels()[1]
     return "_nolegend_" if not name or cut_off(name) in known else cut_off(name)
 

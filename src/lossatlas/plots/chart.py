@@ -1,7 +1,7 @@
-"""Pictures as data: axes and layers, drawn by `canvas` (matplotlib) and `web` (plotly).
+"""Charts as data: axes and layers, drawn by `canvas` (matplotlib) and `web` (plotly).
 
-All numbers are in the units of the data; sizes and widths are pixels of a page. Texts are as
-they came: the drawing side makes them safe.
+All numbers are in the units of the data; sizes and widths are pixels of a page. Texts are raw:
+the backends escape them.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A line; NaN parts it.
+    """A line; NaN interrupts it.
 
     Attributes:
         x: coordinates.
@@ -84,7 +84,7 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Marks that look alike.
+    """Markers of one style.
 
     Attributes:
         x: coordinates.
@@ -118,7 +118,7 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Area:
-    """Polygons, parted by NaN.
+    """Polygons, separated by NaN.
 
     Attributes:
         x: coordinates of their corners.
@@ -247,7 +247,7 @@ class Chart:
 
 
 def backends(make: Callable[[], Chart]) -> tuple[Callable[[Any], Any], Callable[[], Any]]:
-    """How matplotlib and plotly draw a chart; it is made and drawn when it is asked for."""
+    """Functions that draw a chart with matplotlib and plotly, building it on demand."""
 
     def still(ax: Any) -> Any:
         from lossatlas.plots.canvas import draw
@@ -263,14 +263,14 @@ def backends(make: Callable[[], Chart]) -> tuple[Callable[[Any], Any], Callable[
 
 
 def curve(x: Any, y: Any, name: str = "", color: str = style.BASIN, dash: int = 0) -> Line:
-    """A line that says its values."""
+    """A line with its values as hover text."""
     return Line(x, y, color=color, width=1.7, dash=dash, name=name, hover="values")
 
 
 def marks(
     x: Any, y: Any, name: str = "", color: str = style.BASIN, symbol: str = "circle"
 ) -> Points:
-    """Marks of one color that say their values."""
+    """Markers of one color with their values as hover text."""
     look: dict[str, Any] = {"color": color, "edge": color, "size": 7.0, "symbol": symbol}
     return Points(x, y, name=name, hover="values", **look)
 
@@ -288,7 +288,7 @@ def band(x: Any, lower: Any, upper: Any, name: str) -> Area:
 
 
 def joined(parts: Sequence[Floats]) -> Floats:
-    """Rows one after another, parted by NaN."""
+    """Rows concatenated, separated by NaN."""
     gap = np.array([np.nan])
     pieces = [piece for part in parts for piece in (np.asarray(part, dtype=np.float64), gap)]
     return np.concatenate(pieces[:-1]) if pieces else np.empty(0)

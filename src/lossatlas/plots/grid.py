@@ -1,4 +1,4 @@
-"""A map as plots read it: cells, missing values, errors, landmarks, minima."""
+"""The part of a map that plots use: cells, missing values, errors, landmarks, minima."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ ON_EDGE, UNSURE = "minimum on the edge", "minimum within the error"
 
 
 class Grid(Protocol):
-    """What plots read of a map; any object with these attributes is drawn."""
+    """The attributes of a map that plots use; any object with them can be drawn."""
 
     @property
     def values(self) -> Floats:
@@ -44,11 +44,11 @@ class Grid(Protocol):
 
     @property
     def unit(self) -> str:
-        """What the errors are over."""
+        """Sampling unit of the errors."""
 
     @property
     def count(self) -> int:
-        """How many of these they come from; 0 where unknown."""
+        """Number of sampling units; 0 if unknown."""
 
     @property
     def landmarks(self) -> Mapping[str, Floats]:
@@ -64,7 +64,7 @@ class Grid(Protocol):
 
 
 class Tree(Protocol):
-    """What plots read of a merge tree."""
+    """The attributes of a merge tree that plots use."""
 
     @property
     def minima(self) -> Ints:
@@ -88,7 +88,7 @@ class Tree(Protocol):
 
     @property
     def into(self) -> Ints:
-        """Number of the one that goes on."""
+        """Number of the one that continues."""
 
     @property
     def basins(self) -> Ints:
@@ -173,7 +173,7 @@ def _facts(seen: float, below: float, residual: float) -> Sequence[str]:
 
 @dataclass(frozen=True, eq=False)
 class Minima:
-    """Minima worth a mark, the longest-lived first.
+    """Minima to mark, longest-lived first.
 
     Attributes:
         numbers: as the merge tree counts them, 0 the deepest.

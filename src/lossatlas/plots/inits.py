@@ -23,7 +23,7 @@ def scores_chart(
     strong: Sequence[str] = (),
     lowest_first: bool = False,
 ) -> Chart:
-    """Numbers with intervals, one row a name, the best at the top.
+    """Numbers with intervals, one row per name, best at the top.
 
     Args:
         names: what is compared.
@@ -84,7 +84,7 @@ def predicted_chart(
     title: str,
     label: str = "log loss after training",
 ) -> Chart:
-    """Predictions of held-out points against what was measured, a color a group."""
+    """Predictions of held-out points against measurements, one color per group."""
     x, y = (np.asarray(a, dtype=np.float64) for a in (truth, predicted))
     finite = np.isfinite(x) & np.isfinite(y)
     layers: list[Layer] = []

@@ -1,4 +1,4 @@
-"""Pictures of maps: planes from above and as surfaces, their errors; lines; boxes cut open."""
+"""Charts of maps: planes as contours and surfaces, their errors; lines; slices of boxes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -356,7 +356,7 @@ def _minima_on_line(minima: Minima, tree: Tree | None) -> Iterator[Layer]:
 
 
 def box_chart(grid: Grid, *, tree: Tree | None = None) -> Chart:
-    """A map of a box, cut open along three planes through its lowest point.
+    """A map of a box, as three slices through its lowest point.
 
     Args:
         grid: a map of three directions.

@@ -1,4 +1,4 @@
-"""Curves with bands, and differences with intervals: charts made of arrays."""
+"""Charts of arrays: curves with bands, and differences with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Curve:
     """Values along an axis, with a band.
 
     Attributes:
-        name: what it is.
+        name: name of the quantity.
         at: positions, shape (points,).
         values: shape (points,); gaps where they are not finite.
         band: half its width at each point, shape (points,); none where it is NaN.
@@ -36,7 +36,7 @@ class Difference:
     """A number with an interval.
 
     Attributes:
-        name: what it is.
+        name: name of the quantity.
         value: the number.
         low: lower end of the interval, NaN where unknown.
         high: upper end.
@@ -76,7 +76,7 @@ def scatter_chart(points: Curve, title: str, x: str, y: str) -> Chart:
 
 
 def difference_chart(differences: Sequence[Difference], title: str, x: str) -> Chart:
-    """Numbers with intervals, one below another, and a line at 0."""
+    """Numbers with intervals, in rows, and a line at 0."""
     values, low, high = np.array([[d.value, d.low, d.high] for d in differences]).T
     dots = Dots("", values, np.stack([values - low, high - values]))
     return rows_chart([shown.name for shown in differences], [dots], title, x, zero=True)

@@ -1,4 +1,4 @@
-"""Numbers in rows: dots with their error bars on one axis, a row a name."""
+"""Numbers in rows: dots with error bars on one axis, one row per name."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ def rows_chart(
     limit: float | None = None,
     sides: tuple[str, str] = ("", ""),
 ) -> Chart:
-    """Named rows with one dot a series.
+    """Named rows with one dot per series.
 
     Args:
         names: of the rows, from top to bottom.

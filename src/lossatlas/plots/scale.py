@@ -1,4 +1,4 @@
-"""How losses become heights and colors: straight, or logarithmic above the minimum."""
+"""Scales from losses to heights and colors: linear, or logarithmic above the minimum."""
 
 from dataclasses import dataclass
 
@@ -124,7 +124,7 @@ class Scale:
 
 
 def spanning(low: float, high: float) -> Scale:
-    """A straight scale, wide enough to draw on."""
+    """A linear scale of nonzero width."""
     if high - low > 1e-12 * max(abs(low), abs(high)):
         return Scale(low, high)
     margin = 1e-3 * max(abs(low), 1e-3)
@@ -132,7 +132,7 @@ def spanning(low: float, high: float) -> Scale:
 
 
 def scale_of(values: Floats) -> Scale:
-    """The scale that shows the ground of a map and not only its walls.
+    """The scale that resolves the low losses of a map.
 
     Args:
         values: losses; those that are not finite are left out.

@@ -1,4 +1,4 @@
-"""Pictures of merge trees: the tree, and the profile of nested basins."""
+"""Charts of merge trees: the tree, and the profile of nested basins."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _STEPS = 100
 
 
 def tree_chart(tree: Tree, *, scale: Scale | None = None, most: int = MOST_MINIMA) -> Chart:
-    """A merge tree: minima at the bottom, the saddles over which they join above.
+    """A merge tree: minima at the bottom, the saddles at which they join above.
 
     Args:
         tree: the merge tree.

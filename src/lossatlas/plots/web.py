@@ -1,4 +1,4 @@
-"""The plotly side: empty figures, axes, color bars, and how a chart is drawn."""
+"""The plotly backend: figures, axes, color bars, and drawing of charts."""
 
 from dataclasses import replace
 from functools import singledispatch
@@ -37,7 +37,7 @@ _FONT = {"family": style.WEB_FAMILY, "size": 12, "color": style.INK}
 
 
 def figure(height: int = 430, **layout: Any) -> go.Figure:
-    """An empty figure in the style of the house."""
+    """An empty figure in the style of the library."""
     plain: Options = {
         "template": go.layout.Template(),
         "height": height,
@@ -145,7 +145,7 @@ _SHADOW = f"0 0 3px {style.INK}, 0 0 3px {style.INK}, 0 0 3px {style.INK}"
 
 
 def draw(chart: Chart) -> go.Figure:
-    """Draw a chart. What came from outside is text in it and nothing else."""
+    """Draw a chart, with external text escaped."""
     drawn = _space(chart, chart.z) if chart.z is not None else _flat(chart)
     for layer in chart.layers:
         _add(layer, drawn, chart)
@@ -270,7 +270,7 @@ def _lines(text: str) -> str:
 
 
 def _named(drawn: go.Figure, name: str) -> Options:
-    # One entry of the legend a name.
+    # One legend entry per name.
     name = safe(name)
     is_new = bool(name) and all(part.name != name for part in drawn.data)
     return {"name": name, "legendgroup": name, "showlegend": is_new}
