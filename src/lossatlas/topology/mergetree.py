@@ -148,20 +148,21 @@ class MergeTree(Result):
 
     @property
     def open_minima(self) -> Ints:
-        """Numbers of the certain minima on the edge, where the loss may fall on outside."""
+        """Numbers of the certain minima on the edge, beyond which the loss may keep falling."""
         return self.counts.edge
 
     @property
     def counted(self) -> Bools:
         """True for the certain minima that count as basins: those not on the edge of the map.
 
-        Of a map whose whole range is within its error the lowest one counts, wherever it lies.
+        If the whole range of the map is within its error, the lowest minimum counts wherever it
+        lies.
         """
         return self.counts.counted
 
     @property
     def certain_count(self) -> int:
-        """How many certain minima have a basin of their own: none on the edge of the map."""
+        """Number of certain minima that count as basins: those not on the edge of the map."""
         return self.counts.basins
 
     def coordinates(self, points: Ints) -> Ints:
@@ -284,7 +285,7 @@ class MergeTree(Result):
         return self.counts.is_within_error
 
     def headline(self) -> str:
-        """How many basins there are and how sure that is, in one sentence."""
+        """Number of basins and its certainty, in one sentence."""
         return self.counts.headline()
 
     def estimates(self) -> tuple[Estimate, ...]:
@@ -358,7 +359,7 @@ class MergeTree(Result):
         }
 
     def sentences(self) -> tuple[str, ...]:
-        """How many basins there are, which are certain, how high the saddles between them."""
+        """Number of basins, which are certain, and the height of the saddles between them."""
         counts = self.counts
         sentences = [counts.headline()]
         if counts.is_constant:
@@ -383,7 +384,7 @@ class MergeTree(Result):
         return tuple(sentences)
 
     def figures(self) -> tuple[Figure, ...]:
-        """The tree itself, and the profile of its nested basins."""
+        """The merge tree and the topological profile."""
         minima = self.counts.short
         scale = scale_of(self.values)
         return (
