@@ -379,7 +379,7 @@ def test_checkpoints_of_any_kind_span_the_plane(monkeypatch, capsys, tmp_path):
         "--fresh",
     )
     assert code == 2
-    assert "nothing under `key` 'emma'" in error
+    assert "has no `key` 'emma'" in error
 
 
 def test_unknown_certainty_is_null_in_json_and_said_in_the_table():

@@ -73,7 +73,7 @@ def test_where_a_layer_gives_out_much_points_go_one_after_another(caplog, tokens
     with caplog.at_level(logging.INFO):
         found = select(Task(objective, la.random_plane(objective)), "auto", CORNER).engine
     assert found.name == engine
-    assert ("a layer gives out" in caplog.text) == (engine == "plain")
+    assert ("a layer outputs" in caplog.text) == (engine == "plain")
 
 
 def test_an_engine_that_is_asked_for_by_name_serves_large_layers_as_well():

@@ -444,7 +444,7 @@ def test_a_grid_that_does_not_fit_in_memory_is_refused_by_name(points):
     objective = cases.make(cases.mlp).objective()
     plane = la.random_plane(objective)
     for make in (la.plan_map, la.map_plane):
-        with pytest.raises(ArgumentError, match=r"`points`: a grid of .* GiB are free; take"):
+        with pytest.raises(ArgumentError, match=r"`points`: a grid of .* GiB are free; use"):
             make(objective, plane, points=points)
 
 

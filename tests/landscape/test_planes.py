@@ -84,7 +84,7 @@ ORIGIN = vector(1.0, 2.0, 3.0)
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: la.plane(ORIGIN), ArgumentError, "takes 1 to 3 directions; got 0"),
+        (lambda: la.plane(ORIGIN), ArgumentError, "needs 1 to 3 directions; got 0"),
         (lambda: la.plane(ORIGIN, vector(0.0, 0, 0)), ArgumentError, "direction 1 is zero"),
         (
             lambda: la.plane(ORIGIN, vector(1.0, 0, 0), vector(2.0, 0, 0)),
@@ -94,7 +94,7 @@ ORIGIN = vector(1.0, 2.0, 3.0)
         (
             lambda: la.plane(ORIGIN, vector(np.nan, 0, 0)),
             NonFiniteError,
-            "direction 1 holds NaN",
+            "direction 1 contains NaN",
         ),
         (lambda: la.plane(ORIGIN, {"a": ORIGIN["a"]}), StructureError, "has no entry 'b'"),
         (
@@ -107,7 +107,7 @@ ORIGIN = vector(1.0, 2.0, 3.0)
         (
             lambda: la.plane_through(ORIGIN, vector(2.0, 4, 6), vector(3.0, 6, 9)),
             ArgumentError,
-            "checkpoint 3 equals or lies in line",
+            "checkpoint 3 equals or is collinear",
         ),
         (lambda: la.trajectory_plane([ORIGIN] * 2), ArgumentError, "2 checkpoints"),
         (lambda: la.trajectory_plane([ORIGIN] * 5), ArgumentError, "fewer than 2 directions"),

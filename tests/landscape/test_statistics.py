@@ -172,7 +172,7 @@ def test_recalibrated_statistics_do_not_depend_on_what_the_states_hold():
 def test_statistics_in_one_checkpoint_only_are_refused():
     model, batches, (one, two), _ = trained(8, 2)
     objective = objective_of(model, batches)
-    with pytest.raises(StructureError, match=r"checkpoint 2 holds no"):
+    with pytest.raises(StructureError, match=r"checkpoint 2 has no"):
         la.compare(objective, one, without(two))
     with pytest.raises(StructureError, match=r"checkpoint 1 holds no running statistics"):
         la.plane_through(without(one), two)

@@ -133,7 +133,7 @@ def test_a_flat_map_says_nothing():
 
 def test_walls_part_the_map():
     found = on_a_line([1, 0, np.nan, 0, 1], 0.01)
-    assert "Points without a finite loss part the map into 2 pieces." in found.tree.sentences()
+    assert "Points without a finite loss split the map into 2 pieces." in found.tree.sentences()
     assert found.tree.parts == 2
     uncertain = on_a_line([1, 0, 0.9, 0.89, np.nan, 0, 1], 0.01)
     assert "Only the deepest basin of each piece is certain" in uncertain.tree.sentences()[0]

@@ -105,7 +105,7 @@ def test_many_bars_go_to_hera_or_name_it(monkeypatch):
     monkeypatch.setattr(distances, "_EXACT", 10)
     assert wasserstein(a, b, order=2.0) == pytest.approx(exact, rel=0.011)
     monkeypatch.setitem(sys.modules, "gudhi.hera", None)
-    with pytest.raises(MissingDependencyError, match="80 bars, for which gudhi"):
+    with pytest.raises(MissingDependencyError, match="80 bars, which needs gudhi"):
         wasserstein(a, b)
 
 

@@ -171,7 +171,9 @@ def test_bad_graphs_are_named():
 
 
 def test_bad_points_are_named():
-    with pytest.raises(DataError, match=r"at least one point; got shape \(0, 2\)"):
+    with pytest.raises(
+        DataError, match=r"at least one point, none beyond .*; got shape \(0, 2\)"
+    ):
         scattered(np.empty((0, 2)), [])
     with pytest.raises(DataError, match="one number per point"):
         scattered([[0.0, 1.0]], [1.0, 2.0])

@@ -106,7 +106,9 @@ def test_degree_zero_needs_no_gudhi(monkeypatch):
 def test_bad_clouds_are_named():
     with pytest.raises(ArgumentError, match="Exactly one"):
         rips()
-    with pytest.raises(DataError, match=r"at least one point; got shape \(0,\)"):
+    with pytest.raises(
+        DataError, match=r"at least one point, none beyond .*; got shape \(0,\)"
+    ):
         rips([])
     with pytest.raises(DataError, match="finite"):
         rips([[np.nan]])

@@ -14,7 +14,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
     except (RuntimeError, AssertionError):
         with pytest.raises(ArgumentError, match=f"`device`: '{name}' cannot be used") as told:
             chosen_device(name)
-        assert "there is 'cpu'" in str(told.value)
+        assert "available: 'cpu'" in str(told.value)
         # Not the hundred backends that torch lists.
         assert len(str(told.value)) < 300
     else:

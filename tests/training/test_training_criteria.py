@@ -99,5 +99,5 @@ def test_bad_losses_are_named():
         build_loss("cross_entropy")(OUTPUT, DENSE)
     with pytest.raises(LossError, match="must match"):
         build_loss("mse")(OUTPUT, DENSE[:, :1])
-    with pytest.raises(LossError, match="do not fit 2 outputs"):
+    with pytest.raises(LossError, match="do not match 2 outputs"):
         build_loss("cross_entropy")(OUTPUT[:, :2], LABELS)

@@ -323,7 +323,7 @@ def test_parts_of_a_data_set():
         whole.skip(6)
     with pytest.raises(ArgumentError, match="`batch_size`"):
         whole.batches(0)
-    with pytest.raises(DataError, match="no examples"):
+    with pytest.raises(DataError, match="is empty"):
         Dataset(torch.rand(0, 2), torch.rand(0))
     with pytest.raises(DataError, match="2 inputs but 3 targets"):
         Dataset(torch.rand(2, 2), torch.rand(3))
@@ -406,7 +406,7 @@ def test_bad_folders_are_named(tmp_path):
     with pytest.raises(DataError, match="holds no pictures"):
         load_dataset(f"folder:{tmp_path}")
     (tmp_path / "a" / "1.png").write_bytes(encoded(pixels(1)[0])[:60])
-    with pytest.raises(DataError, match=r"1\.png' is not a whole"):
+    with pytest.raises(DataError, match=r"1\.png' is not a complete"):
         load_dataset(f"folder:{tmp_path}")
     with pytest.raises(FileError, match="there is no folder"):
         load_dataset(f"folder:{tmp_path / 'nowhere'}")
@@ -477,6 +477,8 @@ def test_damage_anywhere_is_a_named_error_or_no_damage(samples, kind, place, cut
 
 def test_a_card_that_is_not_there_is_named():
     data = Dataset(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), classes=("a", "b"))
-    with pytest.raises(ArgumentError, match=r"'cuda:99' cannot be used \(.+\); there is 'cpu'"):
+    with pytest.raises(
+        ArgumentError, match=r"'cuda:99' cannot be used \(.+\); available: 'cpu'"
+    ):
         data.to("cuda:99")
     assert torch.equal(data.to("cpu").inputs, data.inputs)

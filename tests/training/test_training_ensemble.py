@@ -309,9 +309,9 @@ BAD = {
     "optimizer": ({"optimizer": "adamv"}, UnknownNameError, "did you mean 'adamw'"),
     "schedule": ({"schedule": "cosin"}, UnknownNameError, "did you mean 'cosine'"),
     "loss": ({"loss": "cross_entrop"}, UnknownNameError, "did you mean 'cross_entropy'"),
-    "both": ({"epochs": 2}, ArgumentError, "one of the two"),
+    "both": ({"epochs": 2}, ArgumentError, "either .epochs. or .steps."),
     "together": ({"together": 0}, ArgumentError, "`together`"),
-    "keep": ({"keep": [9]}, ArgumentError, "`keep` must name steps up to 3"),
+    "keep": ({"keep": [9]}, ArgumentError, "`keep` must contain steps up to 3"),
     "keep one": ({"keep": 1}, ArgumentError, "at least 2"),
 }
 

@@ -202,7 +202,7 @@ def test_nothing_else_is_touched():
 
 
 BAD = {
-    "no length": ({}, ArgumentError, "one of the two"),
+    "no length": ({}, ArgumentError, "either .epochs. or .steps."),
     "epochs": ({"epochs": 0}, ArgumentError, "`epochs`"),
     "steps": ({"steps": 1.5}, ArgumentError, "`steps`"),
     "optimizer": ({"steps": 1, "optimizer": "sdg"}, UnknownNameError, "did you mean 'sgd'"),
