@@ -229,7 +229,7 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in {typing.Union, types.UnionType}
 
 
-def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - one line a kind of hint
+def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911 - one line per kind of hint
     """Whether a value matches an annotation, as far as that can be checked."""
     if hint is Any or isinstance(hint, TypeVar | str):
         return True
@@ -265,7 +265,7 @@ def _fits_class(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _fits_generic(  # noqa: PLR0911 - one line a kind of container
+def _fits_generic(  # noqa: PLR0911 - one line per kind of container
     value: Any, origin: Any, parts: tuple[Any, ...]
 ) -> bool:
     if origin is np.ndarray:
@@ -398,7 +398,7 @@ def _unusable_array(value: np.ndarray) -> str:
     return "" if np.isfinite(value).all() else "it holds NaN or infinite numbers"
 
 
-def described(hint: Any) -> str:  # noqa: PLR0911 - one line a kind of hint
+def described(hint: Any) -> str:  # noqa: PLR0911 - one line per kind of hint
     """Describe an annotation in words."""
     if _is_union(hint):
         parts = typing.get_args(hint)

@@ -84,8 +84,8 @@ def groups_of(meshes: Iterable[Any]) -> list[Any]:
         if not is_gone(error):
             raise
         raise RankError(
-            "the group of processes that this model is spread over was destroyed; start all of "
-            "them anew."
+            "the group of processes that this model is spread over was destroyed; "
+            "restart all of them."
         ) from None
 
 

@@ -33,7 +33,7 @@ _OWN = "write loss(model, batch), as in `lambda model, batch: model(**batch).los
 
 
 # Losses that were compared with their model's own. Not an attribute: whatever a pass changes in
-# those comes back, and the comparison would be made anew at every point.
+# those comes back, and the comparison would be repeated at every point.
 _COMPARED: "WeakSet[HuggingFaceLoss]" = WeakSet()
 
 

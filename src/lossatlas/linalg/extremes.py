@@ -64,7 +64,7 @@ def converge(
             lanczos.restart(
                 _restart_values(lanczos, now, top=top, bottom=bottom, tolerance=tolerance)
             )
-        # Solving T anew costs more as it grows; asking less often keeps it a small share.
+        # Solving T costs more as it grows; checking less often keeps its share small.
         more = min(1 + lanczos.steps // 40, rows - lanczos.steps)
         if not lanczos.extend_within_memory(min(more, limit - lanczos.products)):
             # The next smaller basis is tried once.

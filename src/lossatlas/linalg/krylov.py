@@ -118,7 +118,7 @@ class Lanczos:
         self._kept_strays: Array = np.zeros(0)
         self._most_stray = 0.0
         self._weak = False
-        # Where runs begin: the first one, and each that began anew.
+        # Steps at which runs start: the first one, and each new one.
         self.starts = [0]
         # Products of the run that goes on.
         self.run_products = 0

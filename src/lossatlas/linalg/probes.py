@@ -98,7 +98,7 @@ class DeflatedProbes:
             del probe, image
 
     def seed_of(self, index: int) -> int:
-        """What a probe is drawn from: it is drawn anew instead of being kept."""
+        """Seed of a probe, which is drawn again instead of stored."""
         return derive_seed(self._seed, "probe", index)
 
     def _probe(self, index: int) -> Tensor:

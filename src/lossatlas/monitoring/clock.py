@@ -113,7 +113,7 @@ class Costs:
         return {n: clock.last.get(n, _MARGIN * cost) for n, cost in expected.items()}
 
     def _evaluation(self, clock: Clock) -> float:
-        # Measured by a reading, else at construction, else as long as an update a batch.
+        # Measured by a reading, else at construction, else one update per batch.
         walked = self._objective.walk_seconds
         if clock.evaluation is not None:
             return clock.evaluation

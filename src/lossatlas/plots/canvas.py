@@ -189,7 +189,7 @@ def _thin_ticks(ax: Axes) -> None:
 def note(
     ax: Axes, text: str, point: Sequence[float], offset: tuple[float, float], **look: Any
 ) -> None:
-    """A small word beside a point."""
+    """A small label next to a point."""
     plain: dict[str, Any] = {
         "fontsize": font(-2),
         "color": style.MUTED,
@@ -353,7 +353,7 @@ def _fill(ax: Any, chart: Chart) -> None:
     ax.set_position((left / wide, bottom / high, side / wide, side / high))
 
 
-# Inches around a surface on paper. Letters do not grow with it, so it is fitted anew.
+# Inches around a surface on paper. Fonts do not scale with it, so it is fitted again.
 _MARGIN, _TRIES = 0.05, 5
 
 

@@ -206,7 +206,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Note:
-    """A small text: beside a point, or in the middle of the picture where there is none."""
+    """A small text next to a point, or in the center of the figure without one."""
 
     text: str
     x: float | None = None

@@ -17,8 +17,8 @@ _BLOCKS = 4 * (8 << 20)
 class MovedTensors:
     """One tensor of a point at a time: origin + a u + b v + ..., summed in that order.
 
-    What is drawn is kept for later points as far as the budget goes. A tensor whose directions
-    do not even fit for a moment is made block by block, anew for every point.
+    Drawn tensors are kept for later points as far as the budget allows. A tensor whose
+    directions do not even fit temporarily is computed block by block for every point.
 
     Args:
         plane: where the points lie.

@@ -111,7 +111,7 @@ class _Pieces:
     sizes: list[float]
 
     def measure(self, task: Task, start: Callable[[int], None]) -> list[Measured]:
-        # Put together again: sums are taken once a batch, not once a piece.
+        # Concatenated again: sums are computed once per batch, not once per piece.
         measured = []
         for number, piece in enumerate(self.pieces):
             start(number)

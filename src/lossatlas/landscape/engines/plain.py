@@ -61,7 +61,7 @@ class PlainEngine(Engine):
         return moments
 
     def _one_by_one(self, coordinates: Array, moments: Moments) -> None:
-        # Each point finds the model as it was, with buffers of its own: it is put in anew.
+        # Each point starts from the original model, with its own buffers.
         for index, point in enumerate(coordinates):
             walk = partial(_walk, self.task, moments, index)
             self.task.objective.swapped(self.weights(point), walk)

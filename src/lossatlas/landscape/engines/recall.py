@@ -285,7 +285,7 @@ class Recall:
         call = _Call(inputs, versions, kept, leaves, _versions(leaves), copies)
         size = _bytes([*inputs, *leaves])
         if self._held + size > self._budget:
-            # Batches beyond it are run anew at every point.
+            # Batches beyond it are evaluated at every point.
             return
         self._held += size
         each.known[place] = call
