@@ -21,7 +21,7 @@ def test_a_group_that_was_destroyed_is_a_named_error(tmp_path):
         lambda: ranks.share(lambda: 2),
         lambda: ranks.add(torch.ones(3)),
     ):
-        with pytest.raises(RankError, match="start all of them anew"):
+        with pytest.raises(RankError, match="restart all of them"):
             call()
     # What went wrong here is told first.
     with pytest.raises(ZeroDivisionError):
