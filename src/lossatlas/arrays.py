@@ -11,8 +11,8 @@ from lossatlas.errors import DataError
 def as_float_array(argument: str, value: Any, label: str = "") -> NDArray[np.float64]:
     """Convert to a new float64 array."""
     try:
-        found = np.asarray(value)
-        real = found.astype(np.float64) if found.dtype.kind in "biufO" else None
+        array = np.asarray(value)
+        real = array.astype(np.float64) if array.dtype.kind in "biufO" else None
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"`{argument}`{label} must hold real numbers in rows of equal length ({error})."
@@ -23,5 +23,5 @@ def as_float_array(argument: str, value: Any, label: str = "") -> NDArray[np.flo
             "values.filled(nan)."
         )
     if real is None:
-        raise DataError(f"`{argument}`{label} must hold real numbers; got {found.dtype}.")
+        raise DataError(f"`{argument}`{label} must hold real numbers; got {array.dtype}.")
     return real

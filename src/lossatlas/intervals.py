@@ -57,9 +57,9 @@ def t_quantile(level: float, count: ArrayLike) -> NDArray[np.float64]:
         12.71
     """
     degrees = np.asarray(count, dtype=np.float64) - 1
-    known = degrees >= 1
-    quantile = scipy.special.stdtrit(np.where(known, degrees, 1.0), 0.5 + level / 2)
-    return np.asarray(np.where(known, quantile, np.nan))
+    has_spread = degrees >= 1
+    quantile = scipy.special.stdtrit(np.where(has_spread, degrees, 1.0), 0.5 + level / 2)
+    return np.asarray(np.where(has_spread, quantile, np.nan))
 
 
 def interval(

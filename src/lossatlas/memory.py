@@ -24,8 +24,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error reports lack of memory on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    return any(words in said for words in _SAID)
+    message = str(error) if isinstance(error, RuntimeError) else ""
+    return any(words in message for words in _SAID)
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -39,8 +39,8 @@ def free_memory(device: torch.device) -> int | None:
     try:
         # Free pages alone would leave out what the file cache gives back on demand.
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found = dict(line.split(":", 1) for line in lines)
-        free = int(found["MemAvailable"].split()[0]) * 1024
+        fields = dict(line.split(":", 1) for line in lines)
+        free = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return limit
     return free if limit is None else min(free, limit)

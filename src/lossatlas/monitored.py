@@ -181,8 +181,8 @@ class MonitoredGroup:
         if not self._store.check([key]):
             return False
         machine, process, since = json.loads(self._store.get(key))
-        here = machine and machine == _machine()
-        return bool(here and since and _started(process) != since)
+        is_local = machine and machine == _machine()
+        return bool(is_local and since and _started(process) != since)
 
 
 def all_reduce(value: Tensor, group: Any) -> None:
@@ -232,8 +232,8 @@ def first_sentence(error: BaseException) -> str:
 
 def _store_of(group: Any) -> Any:
     # torch before 2.9 keeps it in a table alone.
-    known = getattr(torch.distributed.distributed_c10d, "_world", None)
-    _, store = known.pg_map.get(group, ("", None)) if known is not None else ("", None)
+    world = getattr(torch.distributed.distributed_c10d, "_world", None)
+    _, store = world.pg_map.get(group, ("", None)) if world is not None else ("", None)
     return store
 
 

@@ -76,9 +76,9 @@ class _Pass:
 
     def fail(self, error: BaseException) -> None:
         """Tell it in all groups whose processes are not told yet."""
-        told = Told.of(error) if self._told is None else self._told
+        failure = Told.of(error) if self._told is None else self._told
         for group in self._open.values():
-            group.fail(told)
+            group.fail(failure)
 
 
 _PASSES: list[_Pass] = []
@@ -98,21 +98,21 @@ def monitored(groups: Iterable[Any]) -> Iterator[None]:
         RankError: it failed on another process (RankMemoryError: out of memory).
     """
     each = [] if _PASSES else dict.fromkeys(map(MonitoredGroup.of, groups))
-    found = [group for group in each if group is not None]
-    if not found:
+    members = [group for group in each if group is not None]
+    if not members:
         yield
         return
-    here = _Pass(found)
-    _PASSES.append(here)
+    block = _Pass(members)
+    _PASSES.append(block)
     try:
-        with here.barriers():
+        with block.barriers():
             yield
-        here.end()
+        block.end()
     except BaseException as error:
-        told = here.reason_of_loss(error)
-        here.fail(error)
-        if told is not None:
-            raise told.error from error
+        failure = block.reason_of_loss(error)
+        block.fail(error)
+        if failure is not None:
+            raise failure.error from error
         raise
     finally:
         _PASSES.pop()

@@ -365,7 +365,7 @@ class Result:
     def _repr_html_(self, picture: str | None = None) -> str:
         """HTML for notebooks: sentences, first figure and estimates."""
         picture = _pictures(self)[1] if picture is None else picture
-        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+        paragraphs = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         cells = (
             (e.name, f"{e:}", e.meaning if is_exact_count(e) else e.reason or e.meaning)
             for e in _distinct(self.estimates())
@@ -376,7 +376,7 @@ class Result:
             for name, value, remark in _without_repeats(cells)
         )
         title = html.escape(type(self).__name__)
-        return f"<div><strong>{title}</strong>{said}{picture}<table>{rows}</table></div>"
+        return f"<div><strong>{title}</strong>{paragraphs}{picture}<table>{rows}</table></div>"
 
 
 # Parts of a result may hold the same number.
@@ -386,14 +386,14 @@ def _distinct(estimates: Iterable[Estimate]) -> list[Estimate]:
 
 # Numbers that are not known for one reason share a row.
 def _without_repeats(cells: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    known, unknown = [], dict[str, list[str]]()
+    with_value, unknown = [], dict[str, list[str]]()
     for name, value, remark in cells:
         if value == UNKNOWN:
             unknown.setdefault(remark, []).append(name)
         else:
-            known.append((name, value, remark))
+            with_value.append((name, value, remark))
     rows = ((", ".join(names), UNKNOWN, remark) for remark, names in unknown.items())
-    return [*known, *rows]
+    return [*with_value, *rows]
 
 
 def _instance(value: Any) -> Any:

@@ -63,14 +63,14 @@ def option(
     Returns:
         The field.
     """
-    told: JsonDict = {
+    extra: JsonDict = {
         "group": group,
         "name": name,
         "short": short,
         "metavar": metavar,
         "positional": positional,
     }
-    return Field(default=default, description=help, json_schema_extra=told, **limits)
+    return Field(default=default, description=help, json_schema_extra=extra, **limits)
 
 
 subject = partial(option, group="Model and data")
@@ -260,10 +260,10 @@ def _unknown(kind: type[BaseModel], path: list[str], got: Any) -> UnknownNameErr
     model: Any = kind
     for name in path[:-1]:
         model = model.model_fields[name].annotation
-    known = list(model.model_fields)
+    names = list(model.model_fields)
     # A group that is unknown may hold names that are known: train.steps is steps here.
     path = [*path, *[str(name) for name in got][:1]] if isinstance(got, dict) else path
     return UnknownNameError(
-        f"there is no setting '{'.'.join(path)}'{nearest(path[-1], known)}; "
-        f"known: {', '.join(sorted(known))}."
+        f"there is no setting '{'.'.join(path)}'{nearest(path[-1], names)}; "
+        f"known: {', '.join(sorted(names))}."
     )

@@ -102,11 +102,11 @@ class Joblib:
         """
         import joblib
 
-        asked, free = int(joblib.effective_n_jobs(self.workers)), free_memory(_HOST)
-        if asked == 1:
+        requested, free = int(joblib.effective_n_jobs(self.workers)), free_memory(_HOST)
+        if requested == 1:
             return WorkerPlan()
         fixed, remedy = self.workers > 0, "Joblib(workers={})"
-        worker_plan = plan_workers(asked, parcel, work, free, fixed=fixed, remedy=remedy)
+        worker_plan = plan_workers(requested, parcel, work, free, fixed=fixed, remedy=remedy)
         # One process is this one.
         return replace(worker_plan, each=0) if worker_plan.count == 1 else worker_plan
 
@@ -192,11 +192,11 @@ class Ray:
             ArgumentError: the number of workers is explicit, and they do not fit.
         """
         running = self._ray.is_initialized()
-        asked = self._count() if running else self.workers or os.cpu_count() or 1
+        requested = self._count() if running else self.workers or os.cpu_count() or 1
         alone = not running or len(self._ray.nodes()) == 1
         free = free_memory(_HOST) if alone and "RAY_ADDRESS" not in os.environ else None
         fixed, remedy = self.workers is not None, "Ray(workers={})"
-        return plan_workers(asked, parcel, work, free, fixed=fixed, remedy=remedy)
+        return plan_workers(requested, parcel, work, free, fixed=fixed, remedy=remedy)
 
     def run(self, start: Start[T, R], pieces: Iterable[T]) -> Iterator[R]:
         """Run the work on every piece; see `Executor`.
@@ -231,14 +231,14 @@ class Ray:
             self._ray.kill(actor)
 
     def _count(self) -> int:
-        there = self._ray.cluster_resources()
-        if self.gpus > there.get("GPU", 0):
+        resources = self._ray.cluster_resources()
+        if self.gpus > resources.get("GPU", 0):
             raise ArgumentError(
                 f"`gpus`: {self.gpus:g} per worker are requested, and the cluster has "
-                f"{there.get('GPU', 0):g}; request fewer, or none."
+                f"{resources.get('GPU', 0):g}; request fewer, or none."
             )
-        most = there.get("CPU", 1) if not self.gpus else there["GPU"] / self.gpus
-        return self.workers or max(1, int(most))
+        max_workers = resources.get("CPU", 1) if not self.gpus else resources["GPU"] / self.gpus
+        return self.workers or max(1, int(max_workers))
 
     def _attempt(self, pieces: Iterator[Any]) -> Iterator[Any]:
         make = self._ray.remote(num_cpus=1, num_gpus=self.gpus, max_restarts=0)(_ClusterWorker)

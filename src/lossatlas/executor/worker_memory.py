@@ -54,11 +54,11 @@ def plan_workers(
     if free is None or asked * each <= free:
         return WorkerPlan(asked, each)
     fitting = free // each
-    told = (
+    need = (
         f"{asked} processes need {byte_size(asked * each)} ({byte_size(each)} each for torch, "
         f"model, data and the work), but only {byte_size(free)} are free"
     )
     if fixed or not fitting:
         fewer = remedy.format(fitting) if fitting else "executor='serial'"
-        raise ArgumentError(f"`executor`: {told}; use {fewer}.")
-    return WorkerPlan(fitting, each, f"{told}: {fitting} of them are used.")
+        raise ArgumentError(f"`executor`: {need}; use {fewer}.")
+    return WorkerPlan(fitting, each, f"{need}: {fitting} of them are used.")

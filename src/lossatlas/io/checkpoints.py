@@ -303,18 +303,18 @@ def _weights(source: Path, content: Any, key: str | None) -> tuple[dict[str, Any
     state, notes = _only_tensors(source, _at_key(source, content, first), first)
     notes.insert(0, f"The weights are those under '{first}'.")
     if others:
-        there = ", ".join(map(repr, others))
-        notes.append(f"The file also has weights under {there}; select with `key`.")
+        listed = ", ".join(map(repr, others))
+        notes.append(f"The file also has weights under {listed}; select with `key`.")
     return state, notes
 
 
 def _places(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
         return []
-    known = [key for key in KEYS if key in content]
+    keys = [key for key in KEYS if key in content]
     rest = [key for key in content if isinstance(key, str) and key not in KEYS]
     # An exponential average often keeps its weights one level deeper.
-    paths = [place for key in known for place in _within(content[key], key)]
+    paths = [place for key in keys for place in _within(content[key], key)]
     return paths or [key for key in rest if _looks_like_weights(content[key])]
 
 
@@ -346,23 +346,23 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _at_key(source: Path, content: Any, key: str) -> Any:
-    here = content
+    group = content
     rest = key
     while rest:
-        if not isinstance(here, Mapping):
-            raise FileError(f"'{source}' has no group '{key}'; it is {_contents(here)}.")
+        if not isinstance(group, Mapping):
+            raise FileError(f"'{source}' has no group '{key}'; it is {_contents(group)}.")
         # Names may hold dots themselves: the longest that fits is taken.
         parts = rest.split(".")
         fits = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-        name = next((name for name in fits if name in here), None)
+        name = next((name for name in fits if name in group), None)
         if name is None:
-            known = [str(k) for k in here]
+            keys = [str(k) for k in group]
             raise UnknownNameError(
-                f"'{source}' has no `key` '{key}'{nearest(rest, known)}; it contains "
-                f"{_contents(here)}."
+                f"'{source}' has no `key` '{key}'{nearest(rest, keys)}; it contains "
+                f"{_contents(group)}."
             )
-        here, rest = here[name], rest[len(name) + 1 :]
-    return here
+        group, rest = group[name], rest[len(name) + 1 :]
+    return group
 
 
 def _only_tensors(
@@ -389,14 +389,14 @@ def _contents(content: Any) -> str:
 def _only_below(
     source: Path, state: dict[str, Any], prefix: str
 ) -> tuple[dict[str, Any], list[str]]:
-    kept = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-    if not kept:
+    stripped = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    if not stripped:
         raise ArgumentError(
             f"no name in '{source}' starts with `prefix` {prefix!r}; names are "
             f"{', '.join(map(repr, list(state)[:4]))}, ..."
         )
-    left = len(state) - len(kept)
-    return kept, [f"{left} tensors outside prefix '{prefix}' are left out."] if left else []
+    left = len(state) - len(stripped)
+    return stripped, [f"{left} tensors outside prefix '{prefix}' are left out."] if left else []
 
 
 def _unwrapped(state: dict[str, Any], own: set[str]) -> tuple[dict[str, Any], list[str]]:

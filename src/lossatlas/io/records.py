@@ -160,10 +160,10 @@ def _equal_leaves(a: Any, b: Any) -> bool:
 
 
 def _as_array(tensor: Any) -> np.ndarray[Any, Any]:
-    kept = tensor.detach().cpu()
+    host = tensor.detach().cpu()
     # numpy has no bfloat16; float32 holds each of its values exactly.
     array: np.ndarray[Any, Any] = (
-        kept.float() if str(kept.dtype) == "torch.bfloat16" else kept
+        host.float() if str(host.dtype) == "torch.bfloat16" else host
     ).numpy()
     return array
 

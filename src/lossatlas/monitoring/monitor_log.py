@@ -148,20 +148,20 @@ class MonitorLog(Result):
     def sentences(self) -> tuple[str, ...]:
         """Cost of the readings, changes of the main quantities, and skipped readings."""
         chief = [name for name in self.names if name not in self.minor]
-        said = [self._course(name) for name in chief[:_MOST_SENTENCES]]
+        sentences = [self._course(name) for name in chief[:_MOST_SENTENCES]]
         left_out = [
             f"{name} at {times:,} of {count(self.turns, 'turn')}"
             for name, times in self.skipped.items()
             if times
         ]
         if left_out:
-            said.append(f"Readings skipped to save time: {', '.join(left_out)}.")
-        said += [self._next_readings(), self._overdrawn(), self._waiting()]
-        said += [
+            sentences.append(f"Readings skipped to save time: {', '.join(left_out)}.")
+        sentences += [self._next_readings(), self._overdrawn(), self._waiting()]
+        sentences += [
             as_sentence(f"{name} could not be measured: {cut_off(why, 200)}")
             for name, why in self.missing.items()
         ]
-        return (self.headline(), *filter(None, said))
+        return (self.headline(), *filter(None, sentences))
 
     def _next_readings(self) -> str:
         parts = [

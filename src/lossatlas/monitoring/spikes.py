@@ -179,8 +179,8 @@ class SpikeRecorder:
             )
         norms = {id(g): n for g, n in zip(grads, torch._foreach_norm(grads), strict=True)}
         zero = torch.zeros((), device=grads[0].device)
-        found = [norms.get(id(p.grad), zero).float() for p in self.model.parameters()]
-        return torch.stack([each.to(zero.device) for each in found])
+        gradient_norms = [norms.get(id(p.grad), zero).float() for p in self.model.parameters()]
+        return torch.stack([each.to(zero.device) for each in gradient_norms])
 
     # How far the loss stands out, in robust standard deviations; None where it does not.
     def _deviations(self, entry: RecordedStep) -> float | None:

@@ -447,11 +447,11 @@ def _frame_space(ax: Any, chart: Chart, z: Axis) -> None:
 
 def _apart(places: Sequence[float], labels: Sequence[str]) -> tuple[list[float], list[str]]:
     # Ticks at least a fifth of the axis from each other.
-    kept: list[int] = []
+    chosen: list[int] = []
     for k, place in enumerate(places):
-        if not kept or place - places[kept[-1]] >= 0.2 * (places[-1] - places[0]):
-            kept.append(k)
-    return [places[k] for k in kept], [labels[k] for k in kept]
+        if not chosen or place - places[chosen[-1]] >= 0.2 * (places[-1] - places[0]):
+            chosen.append(k)
+    return [places[k] for k in chosen], [labels[k] for k in chosen]
 
 
 def _paper_space(ax: Any, chart: Chart) -> None:
@@ -471,8 +471,8 @@ def _place(layer: Line | Points) -> tuple[Any, ...]:
 
 def _label(ax: Any, name: str) -> str:
     # One legend entry per name.
-    known = ax.get_legend_handles_labels()[1]
-    return "_nolegend_" if not name or cut_off(name) in known else cut_off(name)
+    used_names = ax.get_legend_handles_labels()[1]
+    return "_nolegend_" if not name or cut_off(name) in used_names else cut_off(name)
 
 
 @singledispatch

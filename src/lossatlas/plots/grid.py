@@ -240,8 +240,8 @@ def marked_minima(grid: Grid, tree: Tree | None, most: int = MOST_MINIMA) -> Min
     if tree is None:
         finite = np.isfinite(grid.values)
         # An interpolated point may not be as low as it is drawn.
-        known = finite & grid.computed if (finite & grid.computed).any() else finite
-        at = np.array([np.where(known, grid.values, np.inf).argmin()])[: int(finite.any())]
+        eligible = finite & grid.computed if (finite & grid.computed).any() else finite
+        at = np.array([np.where(eligible, grid.values, np.inf).argmin()])[: int(finite.any())]
         numbers, lives = np.arange(at.size), np.full(at.size, np.inf)
         certain = np.ones(at.size, dtype=np.bool_)
         on_edge = ~certain
@@ -305,12 +305,12 @@ def spread_errors(grid: Grid) -> Floats:
     """Standard errors, each interpolated point with that of the nearest computed one."""
     from scipy.ndimage import distance_transform_edt
 
-    known = known_errors(grid)
-    if not known.any():
+    has_error = known_errors(grid)
+    if not has_error.any():
         return np.full(grid.values.shape, np.nan)
     steps = [float(np.mean(np.diff(axis))) if axis.size > 1 else 1.0 for axis in grid.axes]
     nearest = distance_transform_edt(
-        ~known, sampling=steps, return_distances=False, return_indices=True
+        ~has_error, sampling=steps, return_distances=False, return_indices=True
     )
     return np.where(np.isfinite(grid.values), grid.stderr[tuple(nearest)], np.nan)
 

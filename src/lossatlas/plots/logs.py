@@ -8,9 +8,9 @@ from lossatlas.text import number
 
 def log_limits(values: ArrayLike) -> tuple[float, float]:
     """Ends of an axis of positive numbers that may span one decade or ten."""
-    known = np.asarray(values, dtype=np.float64).ravel()
-    known = known[np.isfinite(known) & (known > 0)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.1, 10.0)
+    positive = np.asarray(values, dtype=np.float64).ravel()
+    positive = positive[np.isfinite(positive) & (positive > 0)]
+    low, high = (float(positive.min()), float(positive.max())) if positive.size else (0.1, 10.0)
     margin = 10.0 ** max(0.05 * np.log10(high / low), 0.06)
     return low / margin, high * margin
 

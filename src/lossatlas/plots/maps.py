@@ -303,13 +303,13 @@ def line_scale(grid: Grid) -> Scale:
     scale = Scale(scale.low, scale.high)
     # Ticks reach as far as the band, not only as far as the losses.
     low, high = grid.values - reach, grid.values + reach
-    known = np.isfinite(low + high)
-    if not known.any():
+    has_band = np.isfinite(low + high)
+    if not has_band.any():
         return scale
     return replace(
         scale,
-        low=min(scale.low, float(low[known].min())),
-        high=max(scale.high, float(high[known].max())),
+        low=min(scale.low, float(low[has_band].min())),
+        high=max(scale.high, float(high[has_band].max())),
     )
 
 
@@ -318,9 +318,9 @@ def band_layers(grid: Grid) -> list[Layer]:
     (x,) = grid.axes
     losses = finite_values(grid)
     errors, name = error_band(grid)
-    known = np.isfinite(errors) & np.isfinite(losses)
+    has_band = np.isfinite(errors) & np.isfinite(losses)
     layers: list[Layer] = [Span(*ends, "not finite") for ends in nonfinite_spans(grid)]
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], known.astype(int), [0]])))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], has_band.astype(int), [0]])))
     for start, stop in edges.reshape(-1, 2):
         along, y, e = (row[start:stop] for row in (x, losses, errors))
         corners = np.concatenate([along, along[::-1]]), np.concatenate([y + e, (y - e)[::-1]])

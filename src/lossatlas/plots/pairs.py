@@ -70,10 +70,10 @@ def rise_chart(at: Floats, rise: Floats, reach: Floats, *, names: tuple[str, str
     Returns:
         The chart; above zero a barrier stands.
     """
-    known = np.isfinite(rise + reach)
+    has_band = np.isfinite(rise + reach)
     layers: list[Layer] = [Line([0.0, 1.0], [0.0, 0.0], color=style.MUTED, width=1.2, dash=1)]
-    if known.any():
-        x, y, e = at[known], rise[known], reach[known]
+    if has_band.any():
+        x, y, e = at[has_band], rise[has_band], reach[has_band]
         layers.append(band(x, y - e, y + e, "95 % band, all points at once"))
     layers.append(curve(at, rise, "loss minus the straight line"))
     first, second = map(short, names)

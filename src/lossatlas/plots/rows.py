@@ -102,15 +102,15 @@ def dot_layers(
     dots: Dots, heights: Floats, color: str, *, floor: float | None = None
 ) -> Iterator[Layer]:
     """Dots and their error bars, which end at `floor`: below it nothing is drawn."""
-    least = -np.inf if floor is None else floor
+    lower = -np.inf if floor is None else floor
     low, high = dots.ends()
-    shown = np.flatnonzero(np.isfinite(dots.values) & (dots.values > least))
+    shown = np.flatnonzero(np.isfinite(dots.values) & (dots.values > lower))
     hover = [_words(*(float(row[k]) for row in (dots.values, low, high))) for k in shown]
     places = marks(dots.values[shown], heights[shown], dots.name, color)
     yield replace(places, hover=hover)
-    known = [k for k in shown if np.isfinite(low[k]) and np.isfinite(high[k])]
-    bars = [np.array([max(low[k], least), high[k]]) for k in known]
-    across = [np.array([heights[k], heights[k]]) for k in known]
+    bounded = [k for k in shown if np.isfinite(low[k]) and np.isfinite(high[k])]
+    bars = [np.array([max(low[k], lower), high[k]]) for k in bounded]
+    across = [np.array([heights[k], heights[k]]) for k in bounded]
     yield Line(joined(bars), joined(across), color=color, name=dots.name)
 
 
@@ -133,9 +133,9 @@ def _limits(
     values = np.concatenate([dots.values for dots in series])
     if log:
         # Room for the word beyond the limit.
-        known = [limit / 4, 8 * limit] if limit is not None else []
+        bounded = [limit / 4, 8 * limit] if limit is not None else []
         ends = np.concatenate([dots.ends()[1] for dots in series])
-        return log_limits(np.concatenate([values, ends, known, *samples]))
+        return log_limits(np.concatenate([values, ends, bounded, *samples]))
     if limit is None:
         both = [end for dots in series for end in dots.ends()]
         every = np.concatenate([values, *both, *samples, [0.0] if zero else []])

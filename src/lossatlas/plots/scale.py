@@ -103,9 +103,9 @@ class Scale:
         rounded = self._log_ticks(count) if self.is_log else self._straight_ticks(count)
         slack = 1e-9 * (self.high - self.low)
         inside = (rounded >= self.low - slack) & (rounded <= self.high + slack)
-        kept = np.unique(rounded[inside])
-        kept = kept if kept.size else np.array([self.low, self.high])
-        return kept, [number(float(f"{tick:.12g}"), 6) for tick in kept]
+        levels = np.unique(rounded[inside])
+        levels = levels if levels.size else np.array([self.low, self.high])
+        return levels, [number(float(f"{tick:.12g}"), 6) for tick in levels]
 
     def _straight_ticks(self, count: int) -> Floats:
         rough = (self.high - self.low) / count

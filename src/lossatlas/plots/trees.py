@@ -71,8 +71,8 @@ class Branch:
 
 def branches(tree: Tree, most: int = MOST_MINIMA) -> list[Branch]:
     """Lay out a merge tree so that no two lines cross."""
-    kept = most_persistent(tree, most)
-    place = {number: float(x) for x, number in enumerate(_order(tree, set(kept.tolist())))}
+    chosen = most_persistent(tree, most)
+    place = {number: float(x) for x, number in enumerate(_order(tree, set(chosen.tolist())))}
     parent = {int(a): int(b) for a, b in zip(tree.ended, tree.into, strict=True)}
     level = dict(zip(tree.ended.tolist(), tree.saddle_values.tolist(), strict=True))
     certain, open_ones = tree.certain, tree.on_edge & ~tree.counted
@@ -86,17 +86,17 @@ def branches(tree: Tree, most: int = MOST_MINIMA) -> list[Branch]:
             is_certain=bool(certain[number]),
             is_on_edge=bool(open_ones[number]),
         )
-        for number in kept.tolist()
+        for number in chosen.tolist()
     ]
 
 
-def _order(tree: Tree, kept: set[int]) -> list[int]:
+def _order(tree: Tree, chosen: set[int]) -> list[int]:
     # What has merged stays side by side, so a later line across passes above it. Children
     # go left and right in turn, which keeps the oldest branch near the middle.
-    rows: dict[int, list[int]] = {number: [number] for number in sorted(kept)}
+    rows: dict[int, list[int]] = {number: [number] for number in sorted(chosen)}
     turns = dict.fromkeys(rows, 0)
     for ended, into in zip(tree.ended.tolist(), tree.into.tolist(), strict=True):
-        if ended not in kept:
+        if ended not in chosen:
             continue
         child = rows.pop(ended)
         rows[into] = rows[into] + child if turns[into] % 2 == 0 else child + rows[into]
@@ -156,8 +156,8 @@ def profile_chart(
         The chart: the share of the map's points to the right, loss upwards.
     """
     scale = scale or spanning(tree.low, tree.high)
-    one = surely("basin", tree.threshold)
-    names = {0: _unsure(tree.threshold), 1: f"one {one}"}
+    certain_name = surely("basin", tree.threshold)
+    names = {0: _unsure(tree.threshold), 1: f"one {certain_name}"}
     layers = []
     for part in silhouettes(tree, values, most):
         left, right = part.center - part.widths / 2, part.center + part.widths / 2
@@ -168,7 +168,7 @@ def profile_chart(
                 np.concatenate([part.levels, part.levels[::-1]]),
                 profile_color(part.certain),
                 edge=style.PAPER,
-                name=names.get(part.certain, f"shared by {one}s"),
+                name=names.get(part.certain, f"shared by {certain_name}s"),
                 hover=f"basin of minimum {part.minimum}, {top} at loss "
                 f"{number(part.levels[-1])}",
             )
@@ -241,23 +241,23 @@ def profile_color(certain: int) -> str:
     return {0: style.FAINT, 1: style.FILL}.get(certain, style.SHARED)
 
 
-def _forest(tree: Tree, values: Floats, kept: set[int]) -> list[_Node]:
+def _forest(tree: Tree, values: Floats, chosen: set[int]) -> list[_Node]:
     home = np.arange(len(tree))
     # The last merge first: a basin that is not kept goes where its parent went.
     for ended, into in zip(tree.ended[::-1], tree.into[::-1], strict=True):
-        if int(ended) not in kept:
+        if int(ended) not in chosen:
             home[ended] = home[into]
     labels = np.where(tree.basins >= 0, home[tree.basins], -1).ravel()
     flat = values.ravel()
     certain = tree.counted.astype(int)
-    inside = {number: np.sort(flat[labels == number]) for number in sorted(kept)}
+    inside = {number: np.sort(flat[labels == number]) for number in sorted(chosen)}
     live = {
         number: _Node(number, held, float(held[0]), int(certain[number]))
         for number, held in inside.items()
     }
     merges = zip(tree.ended.tolist(), tree.into.tolist(), tree.saddle_values, strict=True)
     for ended, into, level in merges:
-        if ended in kept:
+        if ended in chosen:
             pair = sorted((live[into], live.pop(ended)), key=lambda part: -part.width(level))
             merged = np.sort(np.concatenate([part.values for part in pair]))
             sure = sum(part.certain for part in pair)

@@ -224,8 +224,8 @@ def _whole(chart: Chart, side: str) -> Options:
     counts = [
         getattr(layer, side) for layer in chart.layers if isinstance(layer, Line | Points)
     ]
-    most = max((float(np.nanmax(row)) for row in counts if np.size(row)), default=0.0)
-    return {"dtick": 1} if most <= _FEW else {}
+    largest = max((float(np.nanmax(row)) for row in counts if np.size(row)), default=0.0)
+    return {"dtick": 1} if largest <= _FEW else {}
 
 
 def _space(chart: Chart, z: Axis) -> go.Figure:
