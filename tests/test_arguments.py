@@ -107,7 +107,7 @@ def test_faults_of_code_are_never_blamed_on_an_argument(kind):
     [(dict, "it is the class dict"), (torch.nn.Linear(2, 2), "it is the module Linear")],
 )
 def test_a_class_or_module_that_cannot_be_called_as_a_function_is_named(function, words):
-    with pytest.raises(ArgumentError, match=f"`function` cannot be used as it is, {words}"):
+    with pytest.raises(ArgumentError, match=f"`function` cannot be used: {words}"):
         applied(function, 1.0)
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_usable_number_is_named():
         raise IndexError("deep inside")
 
     with pytest.raises(
-        ArgumentError, match=r"`value` cannot be used as it is, nan .*deep inside"
+        ArgumentError, match=r"`value` cannot be used: nan .*deep inside"
     ):
         applied(fails, float("nan"))
 
@@ -214,7 +214,7 @@ def test_a_size_that_no_memory_holds_is_named():
     def zeros(count: int) -> Any:
         return np.zeros((count, count))
 
-    with pytest.raises(ArgumentError, match=r"`count` cannot be used as it is, .* too large"):
+    with pytest.raises(ArgumentError, match=r"`count` cannot be used: .* too large"):
         zeros(10**15)
 
 

@@ -174,7 +174,7 @@ def test_statistics_in_one_checkpoint_only_are_refused():
     objective = objective_of(model, batches)
     with pytest.raises(StructureError, match=r"checkpoint 2 has no"):
         la.compare(objective, one, without(two))
-    with pytest.raises(StructureError, match=r"checkpoint 1 holds no running statistics"):
+    with pytest.raises(StructureError, match=r"checkpoint 1 has no running statistics"):
         la.plane_through(without(one), two)
     with pytest.raises(StructureError, match=r"no entry '1.running_vax'.*'1.running_var'"):
         objective.value(one | {"1.running_vax": torch.ones(5)})

@@ -52,7 +52,7 @@ def _one_of_several(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
     ends = {name.removesuffix(next(iter(own))) for name in weights} - set(weights)
     for prefix in sorted(filter(None, ends)):
         if all(f"{prefix}{name}" in weights for name in own):
-            return f" All names of the model have the prefix={prefix!r}."
+            return f" All names of the model are under prefix={prefix!r}."
     return ""
 
 
