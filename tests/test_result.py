@@ -89,9 +89,9 @@ def test_any_text_and_any_number_survive_the_tree(numbers, text):
 
 
 def test_a_file_of_something_else_is_named():
-    with pytest.raises(FileError, match="holds no Sample"):
+    with pytest.raises(FileError, match="contains no Sample"):
         Sample.from_tree(Plain(np.zeros(2)).to_tree())
-    with pytest.raises(FileError, match="holds no Sample"):
+    with pytest.raises(FileError, match="contains no Sample"):
         Sample.from_tree({})
 
 
