@@ -124,9 +124,7 @@ def test_what_is_no_usable_number_is_named():
     def fails(_):
         raise IndexError("deep inside")
 
-    with pytest.raises(
-        ArgumentError, match=r"`value` cannot be used: nan .*deep inside"
-    ):
+    with pytest.raises(ArgumentError, match=r"`value` cannot be used: nan .*deep inside"):
         applied(fails, float("nan"))
 
 
