@@ -483,7 +483,7 @@ def test_a_ranking_by_force_says_first_that_it_is_not_to_be_used(tmp_path):
     call("fit", tmp_path / "run.csv", "--out", tmp_path, "--law", "multi-power")
     asked = ["schedule", tmp_path, "--steps", 400, "--peak", 4e-3, "--force", "--out", tmp_path]
     said = one_line(call(*asked))
-    assert said.startswith("a ranking not to be relied on")
+    assert said.startswith("a ranking not to be used")
     assert said.count("Do not use this ranking: MultiPowerLaw does not fit the log") == 1
     assert "0.0000 behind" not in said
     assert "Do not use this ranking" in (tmp_path / "schedule.html").read_text()

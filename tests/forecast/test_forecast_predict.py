@@ -127,7 +127,8 @@ def test_leaving_the_data_is_warned_of(fitted):
     assert any("peak rate 0.003 is not among" in line for line in loud.warnings)
     deep = fitted.predict(schedules.wsd(2000, 1e-3, 0.2, warmup=100))
     assert any(
-        "falls to 0 of its peak; no fitted curve went below 0.1" in w for w in deep.warnings
+        "falls to 0 % of its peak, lower than in every fitted run (lowest: 10 %)" in w
+        for w in deep.warnings
     )
 
 
@@ -264,9 +265,35 @@ def test_one_schedule_ranks_no_others_without_a_word():
     rates = schedules.cosine(1000, 1e-3)
     step = np.arange(20, 1001, 20)
     loss = 2 + 0.05 * np.cumsum(rates)[step - 1] ** -0.5
-    plan = forecast.fit(LAW, forecast.Curve(step, loss, rates)).optimize_schedule(1000, 1e-3)
+    fit = forecast.fit(LAW, forecast.Curve(step, loss, rates))
+    plan = fit.optimize_schedule(1000, 1e-3)
     assert plan.sentences()[0].startswith("This ranking is a guess: ")
-    assert "train the same model twice more: (1) " in plan.sentences()[0]
+    assert "train the same model twice more: (1) " in " ".join(plan.sentences())
+
+
+@pytest.mark.parametrize("law", [LAW, forecast.LastLevel()])
+def test_runs_that_would_tell_are_as_long_as_was_asked(law):
+    step, rates = np.arange(1, 401), schedules.cosine(400, 1e-3)
+    noise = np.exp(0.1 * np.random.default_rng(0).normal(size=400))
+    fit = forecast.fit(
+        law, forecast.Curve(step, (0.05 + 2 * np.exp(-step / 15)) * noise, rates)
+    )
+    with pytest.raises(ArgumentError) as refused:
+        fit.optimize_schedule(6000, 5e-4, warmup=100)
+    said = str(refused.value)
+    assert "0.0005 held for 4,720 updates, then linear to 0 over 1,180 updates" in said
+    assert "cosine to 0 over 5,900 updates" in said
+    assert "schedule forecast --steps 6000 --peak 0.0005 --warmup 100`" in said
+
+
+def test_runs_that_would_tell_a_log_without_rates_are_as_long_as_was_asked():
+    fit = forecast.fit(
+        forecast.PowerLaw(), forecast.Curve(np.arange(1, 60), 1 / np.arange(1, 60))
+    )
+    with pytest.raises(
+        ArgumentError, match=r"3 times more: \(1\) .*held for 6,000.*steps 6000"
+    ):
+        fit.optimize_schedule(6000, 5e-4)
 
 
 def test_only_laws_of_the_rate_choose_schedules(fitted):

@@ -15,6 +15,7 @@ from lossatlas.cli.forecast import _LAW as HELP_ON_LAWS
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, schedules
 from lossatlas.forecast.live import LiveForecast
+from lossatlas.report.page import render
 from lossatlas.result import Result
 from lossatlas.text import interval_text
 from reference.forecast_cases import TRUTH, made_up, small_schedules
@@ -170,12 +171,53 @@ def test_every_exported_function_and_class_has_an_example(name):
         assert ">>>" in inspect.getdoc(inspect.unwrap(exported))
 
 
+STEPS = np.arange(20, 1001, 20)
+COSINE = schedules.cosine(1000, 1e-3, warmup=20)
+
+
+def one_run(law, rates=COSINE, runs=1):
+    loss = 2 + 0.05 * np.cumsum(rates)[STEPS - 1] ** -0.5
+    noise = np.random.default_rng(0).normal(1, 1e-4, (runs, STEPS.size))
+    curves = [forecast.Curve(STEPS, loss * each, rates, name=f"r{i}")
+              for i, each in enumerate(noise)]  # fmt: skip
+    return forecast.fit(law, curves)
+
+
 @pytest.mark.parametrize("law", [forecast.PowerLaw(), forecast.LinearLRLaw()])
-def test_another_schedule_than_that_of_the_one_run_is_a_guess(law):
-    rates = schedules.wsd(1000, 1e-3, 1.0, "cosine", warmup=20)
-    step = np.arange(20, 1001, 20)
-    fit = forecast.fit(law, [forecast.Curve(step, 2 + 3 * step**-0.5, rates)])
-    same = fit.predict(rates)
-    assert not any("is a guess" in warning for warning in same.warnings)
-    held = fit.predict(np.full(1000, 1e-3))
-    assert any("is a guess" in warning for warning in held.warnings)
+@pytest.mark.parametrize("runs", [1, 3])
+def test_another_schedule_than_that_of_the_fitted_runs_is_a_guess_everywhere(law, runs):
+    fit = one_run(law, runs=runs)
+    assert not fit.predict(COSINE).guess
+    for other in (np.full(1000, 1e-3), schedules.cosine(2000, 1e-3, warmup=20), 2 * COSINE):
+        told = fit.predict(other)
+        assert told.guess
+        assert np.isnan(told.lower[-1])
+        assert told.sentences()[0].startswith("A guess: the expected loss at step ")
+        assert "It is a guess because the schedule is not that of the " in told.sentences()[1]
+        assert told.to_dict()["guess"] == told.guess
+        assert told.title.startswith("Guess at ")
+        assert told.estimates()[0].name == "final loss (a guess)"
+        assert "<h1" in (page := render(told, title="x"))
+        assert "A guess: the expected loss" in page.partition('class="verdict"')[2][:200]
+
+
+def test_what_a_decay_does_is_a_guess_where_no_run_shows_one():
+    fit = one_run(forecast.LinearLRLaw(), np.full(1000, 1e-3))
+    assert not fit.predict(np.full(2000, 1e-3)).guess
+    answer = fit.what_if(fit.curves[0], 1000)
+    assert answer.sentences()[0].startswith("What a decay does is a guess: the schedule is not")
+    assert answer.estimates()[0].name.endswith("(a guess)")
+    plan = fit.optimize_schedule(500, 1e-3)
+    assert plan.sentences()[0].startswith("This ranking is a guess: the fitted run has one sch")
+    live = forecast.LiveForecast(COSINE, history=fit.curves, law=forecast.LinearLRLaw())
+    for step in STEPS[:30]:
+        live.update(int(step), 2.5 - step / 1e4)
+    assert "a guess: the schedule is not that of" in live.read().sentences()[0]
+
+
+def test_two_schedules_make_no_guess():
+    held = one_run(forecast.LinearLRLaw(), np.full(1000, 1e-3)).curves
+    both = forecast.fit(
+        forecast.LinearLRLaw(), [*one_run(forecast.LinearLRLaw()).curves, *held]
+    )
+    assert not both.predict(schedules.wsd(1000, 1e-3, 0.2)).guess

@@ -214,7 +214,7 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
     loss, lower, upper = told.final
     more = told.to_dict() | {"final": {"loss": loss, "lower": lower, "upper": upper}}
     more["measured"] = None if truth is None else float(truth.loss[-1])
-    title = f"forecast of {fitted.law.name}"
+    title = f"{'guess' if told.guess else 'forecast'} of {fitted.law.name}"
     # The points of the fit are in its own file.
     del more["fitted"]
     output.result(told, title, files=written, extra=more)
@@ -327,9 +327,9 @@ def run_schedule(settings: ScheduleSettings, output: Output) -> None:
         "cooldown": cooldown,
         "rates": plan.wsd.tolist(),
     }
-    title = (
-        "a ranking not to be relied on; the reason follows" if plan.distrust else plan.verdict
-    )
+    title = plan.verdict
+    if plan.distrust or plan.guess:
+        title = f"a ranking {'not to be used' if plan.distrust else 'that is a guess'}"
     output.result(plan, title, rows, files=written, extra=more)
 
 

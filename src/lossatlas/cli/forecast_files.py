@@ -65,10 +65,11 @@ def write_prediction(
 
 # The runs that are forecast, as people name them.
 def _title(told: Prediction) -> str:
+    name = "Guess" if told.guess else "Forecast"
     runs = [told.measured] if told.measured is not None else list(told.fitted)
     if len(runs) == 1:
-        return f"Forecast of {runs[0].label}"
-    return f"Forecast from {count(len(runs), 'run')}" if runs else "Forecast"
+        return f"{name} of {runs[0].label}"
+    return f"{name} from {count(len(runs), 'run')}" if runs else name
 
 
 def with_origin(fit: Fit, settings: BaseModel) -> Fit:

@@ -76,8 +76,8 @@ class SchedulePlan(Result):
         error: one root mean square error of the law, in units of the loss; NaN if not known.
         warnings: what to know before running it.
         groups: independent curves that the error comes from.
-        distrust: why not to rely on it, where the fit failed its checks or saw one schedule
-            only; empty elsewhere.
+        distrust: why it is not to be used, where the fit failed its checks; empty elsewhere.
+        guess: why it is a guess, where the fitted runs share one schedule; empty elsewhere.
 
     Examples:
         >>> from lossatlas.forecast import Fit, LinearLRLaw
@@ -98,6 +98,7 @@ class SchedulePlan(Result):
     warnings: tuple[str, ...]
     groups: int = 0
     distrust: str = ""
+    guess: str = ""
 
     @property
     def verdict(self) -> str:
@@ -136,8 +137,14 @@ class SchedulePlan(Result):
             f"The best plain cooldown is {self.wsd_shape} over the last {self.wsd_decay:,} "
             f"updates: a loss of {number(self.wsd_loss)} is expected."
         )
-        doubt = (as_sentence(self.distrust),) if self.distrust else ()
-        return (*doubt, best, as_sentence(self.verdict), *map(as_sentence, self.warnings))
+        doubt = [self.distrust] * bool(self.distrust)
+        doubt += [f"this ranking is a guess: {self.guess}"] * bool(self.guess)
+        return (
+            *map(as_sentence, doubt),
+            best,
+            as_sentence(self.verdict),
+            *map(as_sentence, self.warnings),
+        )
 
     @property
     def _cooldown_is_best(self) -> bool:
@@ -157,7 +164,9 @@ class SchedulePlan(Result):
     @property
     def _title(self) -> str:
         title = "Schedules that the law likes best"
-        return f"{title} (see the warning)" if self.distrust else title
+        if self.distrust:
+            return f"Not to be used: {title[0].lower()}{title[1:]}"
+        return f"{title} (a guess)" if self.guess else title
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style

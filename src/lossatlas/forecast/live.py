@@ -196,7 +196,8 @@ class LiveForecast:
         expected = self.fitted.law.predict(self.fitted.values, curve.inputs)
         shift = float(np.exp(offset_of(-log_error(expected, curve.loss))))
         final = shift * prediction.final[0]
-        return final, prediction.half_width, prediction.reason, prediction.groups
+        doubt = f"a guess: {prediction.guess}" if prediction.guess else prediction.reason
+        return final, prediction.half_width, doubt, prediction.groups
 
     def _alone(self, curve: Curve) -> tuple[float, float, str, int]:
         law: Law = LinearLRLaw() if _has_fallen(self.lr, curve) else PowerLaw()

@@ -67,28 +67,77 @@ def _end(curve: Curve) -> tuple[float, float]:
     return float(losses.mean()), float(losses.std(ddof=1) / np.sqrt(losses.size))
 
 
-def other_schedules(curve: Curve, tried: RejectedLaw | None, files: Sequence[str]) -> str:
-    """What can be said of other schedules, and what would tell; sentences."""
+@dataclass(frozen=True)
+class Length:
+    """How long runs are to be, and their peak rate.
+
+    Attributes:
+        steps: updates, warm-up included.
+        peak: the highest rate.
+        warmup: updates of the linear warm-up.
+    """
+
+    steps: int
+    peak: float
+    warmup: int
+
+
+def length_of(curve: Curve) -> Length:
+    """The length, peak and warm-up of a log with rates."""
+    assert curve.lr is not None
+    own = own_schedule(curve)
+    steps, plan = own.end or int(curve.lr.size), own.plan
+    top = schedules.warmup_length(curve.lr)
+    warmup = plan.warmup if plan is not None else (top + 1 if top else 0)
+    peak = float(f"{(plan.peak if plan is not None else float(curve.lr.max())):.4g}")
+    return Length(steps, peak, min(warmup, steps // 2))
+
+
+def other_schedules(
+    curve: Curve,
+    tried: RejectedLaw | None,
+    files: Sequence[str],
+    length: Length | None = None,
+) -> str:
+    """What can be said of other schedules, and what would tell; sentences.
+
+    Args:
+        curve: the log.
+        tried: the law that failed on it.
+        files: names of the logs.
+        length: of the runs that would tell. Default: that of the log.
+
+    Returns:
+        Sentences.
+    """
     runs = 1 if tried is None else len(tried.runs)
     if curve.lr is None:
         return (
             "Other schedules: without learning rates nothing can be said about them. Log the "
-            f"rate beside the loss (a column lr), and train the same model {_times(curve, 1)}."
-            f" {_then(curve, (), 0)}"
+            f"rate beside the loss (a column lr). {runs_that_tell(curve, 0, (), length)}"
         )
     if tried is None or tried.schedules < LEAST:
         known = 1 if tried is None else tried.schedules
         what = "one log" if runs == 1 else f"{runs} logs with {count(known, 'schedule')}"
         return (
             f"Other schedules: from {what} nothing can be said about them, because "
-            f"{_why(tried)}. {runs_that_tell(curve, known, files)}"
+            f"{_why(tried)}. {runs_that_tell(curve, known, files, length)}"
         )
     return f"Other schedules: {_why(tried)}, so that none can be ranked. {_compared(tried)}"
 
 
-def runs_that_tell(curve: Curve, known: int, files: Sequence[str]) -> str:
+def runs_that_tell(
+    curve: Curve, known: int, files: Sequence[str], length: Length | None = None
+) -> str:
     """The runs to add to those of so many schedules, and the commands; sentences."""
-    return f"To know, train the same model {_times(curve, known)}. {_then(curve, files, known)}"
+    if length is None and curve.lr is not None:
+        length = length_of(curve)
+    missing = max(LEAST - known, 1)
+    times = (
+        _unknown_times(own_schedule(curve).question // 2) if length is None
+        else _times(planned(curve, length)[:missing])
+    )  # fmt: skip
+    return f"To know, train the same model {times}. {_then(files, known, length)}"
 
 
 def what_fails(tried: RejectedLaw) -> str:
@@ -109,15 +158,12 @@ def _why(tried: RejectedLaw | None) -> str:
     return simple if tried is None else f"{tried.law} fails its checks, and {simple}"
 
 
-# Runs that differ from the log, so many that with those at hand there are enough.
-def _times(curve: Curve, known: int) -> str:
-    if curve.lr is None:
-        return _unknown_times(own_schedule(curve).question // 2)
-    plans = planned(curve)[: max(LEAST - known, 1)]
+def _times(plans: Sequence[Floats]) -> str:
     told = [schedules.in_words(rates) for rates in plans]
     if len(told) == 1:
         return f"once more: {told[0]}"
-    return "twice more: " + "; ".join(f"({i}) {each}" for i, each in enumerate(told, 1))
+    times = {2: "twice"}.get(len(told), f"{len(told)} times")
+    return f"{times} more: " + "; ".join(f"({i}) {each}" for i, each in enumerate(told, 1))
 
 
 def _unknown_times(updates: int) -> str:
@@ -128,23 +174,15 @@ def _unknown_times(updates: int) -> str:
     )
 
 
-def planned(curve: Curve) -> list[Floats]:
-    """Schedules of the length and peak of a log that differ from its own."""
-    if curve.lr is None:
-        return []
-    own = own_schedule(curve)
-    steps = own.end or int(curve.lr.size)
-    top = schedules.warmup_length(curve.lr)
-    plan = own.plan
-    warmup = plan.warmup if plan is not None else (top + 1 if top else 0)
-    peak = float(f"{(plan.peak if plan is not None else float(curve.lr.max())):.4g}")
-    warmup = min(warmup, steps // 2)
+def planned(curve: Curve, length: Length) -> list[Floats]:
+    """Schedules of a length and peak that differ from that of a log."""
+    steps, peak, warmup = length.steps, length.peak, length.warmup
     every = [
         schedules.wsd(steps, peak, COOLDOWN, "linear", warmup=warmup),
         schedules.cosine(steps, peak, warmup=warmup),
         schedules.constant(steps, peak, warmup),
     ]
-    mine = own.rates(steps)
+    mine = own_schedule(curve).rates(steps)
     return [rates for rates in every if mine is None or _differ(rates, mine)]
 
 
@@ -154,20 +192,19 @@ def _differ(first: Floats, second: Floats) -> bool:
 
 
 # What to do with the new logs.
-def _then(curve: Curve, files: Sequence[str], known: int) -> str:
+def _then(files: Sequence[str], known: int, length: Length | None) -> str:
     new = [f"new{i}.csv" for i in range(1, max(LEAST - known, 1) + 1)]
     names = shlex.join([*(files or ["LOG"] * (known > 0)), *new])
-    begin = (
+    options = "--steps STEPS --peak PEAK"
+    if length is not None:
+        options = f"--steps {length.steps} --peak {length.peak:.4g}"
+        options += f" --warmup {length.warmup}" * bool(length.warmup)
+    return (
         "The last losses, averaged over a sixteenth of the updates, compare these schedules "
-        "directly. "
-        f"`lossatlas forecast fit {names} --out forecast` then fits all logs together, and "
-        "where a law passes its checks, `lossatlas forecast schedule forecast"
+        f"directly. `lossatlas forecast fit {names} --out forecast` then fits all logs "
+        "together, and where a law passes its checks, `lossatlas forecast schedule forecast "
+        f"{options}` ranks more schedules."
     )
-    if curve.lr is None:
-        return f"{begin} --steps STEPS --peak PEAK` ranks more schedules."
-    own = own_schedule(curve)
-    steps = own.end or int(curve.lr.size)
-    return f"{begin} --steps {steps} --peak {float(curve.lr.max()):.4g}` ranks more schedules."
 
 
 # The runs at hand compare their schedules by themselves.

@@ -24,7 +24,7 @@ from lossatlas.forecast.verdict import off_by
 from lossatlas.intervals import t_quantile
 from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Result, chart_of, result
-from lossatlas.text import as_sentence, interval_text, number, with_ends
+from lossatlas.text import as_sentence, interval_text, number, percent, with_ends
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -62,6 +62,7 @@ class Prediction(Result):
         fitted: the curves that the law was fitted to, where it is asked about updates.
         basis: what the interval comes from, in a sentence, where that is not left-out curves.
         distrust: why it is not to be used, where the fit failed its checks; empty elsewhere.
+        guess: why it is a guess, where no fitted run shows the schedule; empty elsewhere.
 
     Examples:
         >>> from lossatlas.forecast import Fit, PowerLaw
@@ -84,6 +85,7 @@ class Prediction(Result):
     fitted: tuple[Curve, ...] = ()
     basis: str = ""
     distrust: str = ""
+    guess: str = ""
 
     @property
     def half_width(self) -> float:
@@ -113,8 +115,9 @@ class Prediction(Result):
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The final loss, and what was measured."""
+        name = f"final loss{' (a guess)' * bool(self.guess)}"
         final = forecast_estimate(
-            "final loss", self.final, self.level, self.groups, self.reason,
+            name, self.final, self.level, self.groups, self.reason,
             alone=bool(self.basis),
         )  # fmt: skip
         if self.measured is None:
@@ -125,6 +128,7 @@ class Prediction(Result):
     def sentences(self) -> tuple[str, ...]:
         """Whether not to use it, the final loss, its interval and error, and warnings."""
         out = [as_sentence(self.distrust)] * bool(self.distrust) + [self.final_sentence]
+        out += [as_sentence(f"It is a guess because {self.guess}")] * bool(self.guess)
         if self.loss[-1] > 0 and self.reason:
             out.append(as_sentence(f"It has no interval: {self.reason}"))
         elif self.loss[-1] > 0:
@@ -147,7 +151,8 @@ class Prediction(Result):
     def final_sentence(self) -> str:
         """The final loss with its interval."""
         loss, lower, upper = self.final
-        start = f"The expected loss at step {self.step[-1]:,} is "
+        start = "A guess: the" if self.guess else "The"
+        start = f"{start} expected loss at step {self.step[-1]:,} is "
         if loss <= 0:
             return (
                 f"The law gives {number(loss)} at step {self.step[-1]:,}, which no loss can "
@@ -172,7 +177,9 @@ class Prediction(Result):
     def title(self) -> str:
         """The last loss with its interval, over a picture."""
         loss, lower, upper = self.final
-        start = f"{'Not to be used: f' if self.distrust else 'F'}orecast at {self.step[-1]:,}"
+        name = "Guess" if self.guess else "Forecast"
+        name = f"Not to be used: {name.lower()}" if self.distrust else name
+        start = f"{name} at {self.step[-1]:,}"
         if self.reason:
             return f"{start}: {loss:.4f}"
         shown, ends = with_ends(loss, lower, upper)
@@ -316,8 +323,8 @@ def warnings_for(inputs: Inputs, horizon: float, curves: Sequence[Curve]) -> tup
     depth = float((rates[warmup_length(rates) :] / rates.max()).min())
     if depth < 0.5 * deepest:
         out.append(
-            f"the rate falls to {depth:.3g} of its peak; no fitted curve went below "
-            f"{deepest:.3g}"
+            f"the rate falls to {percent(depth)} of its peak, lower than in every fitted run "
+            f"(lowest: {percent(deepest)})"
         )
     return tuple(out)
 
@@ -420,6 +427,8 @@ class WhatIf(Result):
         warnings: what to know before believing it.
         groups: independent curves that the intervals come from.
         distrust: why it is not to be used, where the fit failed its checks; empty elsewhere.
+        guess: why it is a guess, where the fitted runs do not show what a decay does; empty
+            elsewhere.
 
     Examples:
         >>> from lossatlas.forecast import Curve, Fit, LinearLRLaw
@@ -437,12 +446,14 @@ class WhatIf(Result):
     warnings: tuple[str, ...]
     groups: int = 0
     distrust: str = ""
+    guess: str = ""
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The final loss for each start of the cooldown."""
+        doubt = " (a guess)" if self.guess else ""
         return tuple(
             forecast_estimate(
-                f"final loss, decay at {row.decay_at}", (row.loss, row.lower, row.upper),
+                f"final loss, decay at {row.decay_at}{doubt}", (row.loss, row.lower, row.upper),
                 self.level, self.groups, self.reason,
             )
             for row in self.decays
@@ -451,6 +462,7 @@ class WhatIf(Result):
     def sentences(self) -> tuple[str, ...]:
         """The end and the gain for each start, and warnings."""
         rows = [as_sentence(self.distrust)] * bool(self.distrust)
+        rows += [as_sentence(f"What a decay does is a guess: {self.guess}")] * bool(self.guess)
         rows += [
             f"A decay from step {row.decay_at:,} ends at step {row.steps:,} with a loss of "
             f"{number(row.loss)}, {number(row.gain)} below the constant rate."
@@ -465,7 +477,11 @@ class WhatIf(Result):
     def figures(self) -> tuple[Figure, ...]:
         """The final loss with and without a decay, over the start of the decay."""
         alt = " ".join(self.sentences()[: len(self.decays)])
-        return (chart_of("decay", "What a decay gains", self._chart, alt=alt),)
+        return (chart_of("decay", self._title, self._chart, alt=alt),)
+
+    @property
+    def _title(self) -> str:
+        return "What a decay gains (a guess)" if self.guess else "What a decay gains"
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style
@@ -483,7 +499,7 @@ class WhatIf(Result):
             marks(start, constant, "constant rate", style.PATH, "triangle-up"),
         ]
         x, y = Axis("start of the decay"), Axis("final loss")
-        return Chart("What a decay gains", x, y, tuple(layers))
+        return Chart(self._title, x, y, tuple(layers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -519,7 +535,8 @@ def answer(
     past = curve.select(curve.step > curve.inputs.warmup)
     offset = offset_of(-log_error(law.predict(values, past.inputs), past.loss))
     shift = float(np.exp(offset))
-    rows, reason, groups, distrust = [], "", 0, ""
+    rows: list[Decay] = []
+    decayed: Prediction | None = None
     warnings: dict[str, None] = {}
     for start in starts:
         whole = continued(curve.lr, question, start)
@@ -531,8 +548,11 @@ def answer(
             Decay(start, whole.size, loss, lower, upper, shift * constant.final[0], whole)
         )
         warnings |= dict.fromkeys(decayed.warnings)
-        reason, groups, distrust = decayed.reason, decayed.groups, decayed.distrust
-    return WhatIf(tuple(rows), offset, level, reason, tuple(warnings), groups, distrust)
+    assert decayed is not None
+    return WhatIf(
+        tuple(rows), offset, level, decayed.reason, tuple(warnings), decayed.groups,
+        decayed.distrust, decayed.guess,
+    )  # fmt: skip
 
 
 def decay_starts(curve: Curve, decay_at: int | Sequence[int]) -> list[int]:

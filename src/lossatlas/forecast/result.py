@@ -18,11 +18,11 @@ from lossatlas.forecast.curve import Curve, Inputs, labels
 from lossatlas.forecast.identifiability import (
     FlatDirection,
     ParameterError,
-    distinct_schedules,
 )
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.laws.baselines import Baseline
 from lossatlas.forecast.next_runs import (
+    Length,
     RejectedLaw,
     other_schedules,
     rejected_law,
@@ -53,6 +53,7 @@ from lossatlas.forecast.simple import (
     simple_sentences,
 )
 from lossatlas.forecast.solver import leverages
+from lossatlas.forecast.unseen import NO_ERROR, one_schedule, unseen_schedule
 from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
 from lossatlas.forecast.verdict import Verdict, judge, off_by, signed
 from lossatlas.io import Provenance
@@ -282,8 +283,7 @@ class Fit(Result):
 
     @property
     def _is_of_one_schedule(self) -> bool:
-        needs_rates = isinstance(self.law, ScheduleLaw) and bool(self.law.needs)
-        return needs_rates and distinct_schedules(self._schedules()) == 1
+        return isinstance(self.law, ScheduleLaw) and one_schedule(self.curves)
 
     def _one_schedule(self) -> str:
         total, runs = len(self.law.parameters), len(self.curves)
@@ -486,7 +486,10 @@ class Fit(Result):
         leverage = self._leverage(inputs)
         half = self.errors.half_width(level, horizon, leverage)
         half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
+        guess = "" if self._is_simple else unseen_schedule(self.curves, inputs.lr)
         reason = self.errors.reason or self._blind(float(leverage[-1]))
+        if guess:
+            reason, half = reason or NO_ERROR, np.full(half.shape, np.nan)
         warnings = self._left_out_by(inputs, float(horizon[-1]))
         if self._is_simple and not reason and np.isnan(half[-1]):
             reason = TOO_FAR
@@ -498,7 +501,7 @@ class Fit(Result):
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), level,
             float(horizon[-1]), inputs.lr, reason, warnings, groups=self.errors.groups,
             fitted=self.curves if size is tokens is source is None else (),
-            basis=BASIS if self._is_simple else "", distrust=self.distrust,
+            basis=BASIS if self._is_simple else "", distrust=self.distrust, guess=guess,
         )  # fmt: skip
 
     def what_if(
@@ -544,12 +547,12 @@ class Fit(Result):
         )
 
     # A law without the rate gains nothing by any schedule, whatever runs would show.
-    def _check_rated(self, asked: str) -> None:
+    def _check_rated(self, asked: str, length: Length | None = None) -> None:
         if isinstance(self.law, ScheduleLaw) and "lr" in self.law.needs:
             return
         remedy = "Fit runs with different schedules by a law of learning rates."
         if self.curves and not set(self.law.needs) & {"size", "tokens", "source"}:
-            remedy = other_schedules(self._longest_run, self.began_with, self.files)
+            remedy = other_schedules(self._longest_run, self.began_with, self.files, length)
         raise ArgumentError(
             f"a law must depend on the rate to tell {asked}, and {self.law.name} does not. "
             f"{remedy}"
@@ -575,43 +578,32 @@ class Fit(Result):
                 checks.
             DataError: the law expects a loss that is not above 0.
         """
-        self._check_rated("which schedule is best")
         check_flag("force", force)
-        if self.distrust and not force:
-            raise ArgumentError(self._refusal())
         if check_plan(steps, peak, warmup) < 2:
             raise ArgumentError("`steps` must leave two updates or more after the warm-up.")
+        length = Length(int(steps), float(peak), int(warmup))
+        self._check_rated("which schedule is best", length)
+        if self.distrust and not force:
+            raise ArgumentError(self._refusal(length))
         assert isinstance(self.law, ScheduleLaw)
         plan = plan_schedule(
             self.law, self.values, steps, peak, warmup=warmup, errors=self.errors
         )
         question = Inputs(np.array([steps]), plan.wsd)
-        longest = self._longest(question)
+        longest, guess = self._longest(question), unseen_schedule(self.curves, None)
         warnings = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
                             self.curves)  # fmt: skip
-        return replace(plan, warnings=plan.warnings + warnings, distrust=self._schedule_doubt)
-
-    # What a ranking of schedules says first.
-    @property
-    def _schedule_doubt(self) -> str:
-        if self.distrust:
-            return self.distrust.replace("this forecast", "this ranking")
-        if self.curves and self._is_of_one_schedule:
-            return (
-                "this ranking is a guess: the fitted runs share one schedule, so that what "
-                f"another one gains was never seen. {self._runs_that_tell}"
-            )
-        return ""
-
-    @property
-    def _runs_that_tell(self) -> str:
-        return runs_that_tell(self._longest_run, 1, self.files)
+        told = runs_that_tell(self._longest_run, 1, self.files, length) if guess else ""
+        return replace(
+            plan, warnings=(*plan.warnings, *warnings, *filter(None, [told])), guess=guess,
+            distrust=self.distrust.replace("this forecast", "this ranking"),
+        )  # fmt: skip
 
     @property
     def _longest_run(self) -> Curve:
         return max(self.curves, key=lambda curve: int(curve.step[-1]))
 
-    def _refusal(self) -> str:
+    def _refusal(self, length: Length) -> str:
         verdict = self.verdict
         tried = rejected_law(
             self.law.name, verdict.reason, describes=verdict.describes, error=verdict.error,
@@ -619,8 +611,8 @@ class Fit(Result):
         )  # fmt: skip
         return (
             f"{self.law.name} failed its checks ({verdict.reason}), and cannot rank schedules. "
-            f"{other_schedules(self._longest_run, tried, self.files)} `force` ranks them "
-            "all the same."
+            f"{other_schedules(self._longest_run, tried, self.files, length)} `force` ranks "
+            "them all the same."
         )
 
     @classmethod
@@ -645,23 +637,8 @@ class Fit(Result):
     # Where a question leaves what the fit has seen.
     def _left_out_by(self, inputs: Inputs, horizon: float) -> tuple[str, ...]:
         if not self._is_simple:
-            return (
-                *self._other_schedule(inputs), *warnings_for(inputs, horizon, self.curves)
-            )  # fmt: skip
+            return warnings_for(inputs, horizon, self.curves)
         return tuple(own_schedule(curve).condition for curve in self.curves)
-
-    # One run shows what its own rates do.
-    def _other_schedule(self, inputs: Inputs) -> Iterator[str]:
-        if inputs.lr is None or len(self.curves) != 1 or self.curves[0].lr is None:
-            return
-        own = own_schedule(self.curves[0])
-        rates = own.rates(inputs.lr.size)
-        first = 0 if rates is None else own.first_difference(rates, inputs.lr)
-        if first:
-            yield (
-                f"the schedule differs from that of the one fitted run from update {first:,} "
-                "on; what other rates do was not seen, so the forecast is a guess"
-            )
 
     # A simple forecast knows no learning rate: it is asked about the schedule of its log only.
     def _own_question(self, inputs: Inputs, *, chosen: bool) -> Inputs:
@@ -727,6 +704,3 @@ class Fit(Result):
             Table(_LOOSE, ("change of parameters", "one standard deviation"), loose),
         )
         return tuple(table for table in made if table.rows)
-
-    def _schedules(self) -> list[Floats]:
-        return [curve.lr for curve in self.curves if curve.lr is not None]
