@@ -129,11 +129,13 @@ class Table:
         title: title.
         head: names of the columns.
         rows: cells as text, always escaped in markup.
+        is_minor: whether a page shows it among the details only.
     """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_minor: bool = False
 
 
 def chart_of(name: str, title: str, chart: "Callable[[], Chart]", **about: Any) -> Figure:

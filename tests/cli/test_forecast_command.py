@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 import lossatlas as la
 from lossatlas import forecast
-from lossatlas.cli.forecast import FORECAST, _question, command
+from lossatlas.cli.forecast import FORECAST, command
+from lossatlas.cli.forecast_questions import next_question
 from lossatlas.errors import AtlasError
 from lossatlas.forecast import schedules
 from reference.forecast_cases import TRUTH, made_up, small_schedules
@@ -220,8 +221,8 @@ def test_rates_of_no_usual_schedule_are_said_and_a_cosine_is_asked(tmp_path):
 def test_a_schedule_that_the_log_leaves_open_is_said(rates, said, asked_for):
     step = np.arange(20, 301, 20)
     curve = forecast.Curve(step, 2 + step**-0.5, rates[step - 1], name="s")
-    fit = SimpleNamespace(curves=[curve], law=forecast.MultiPowerLaw())
-    sentence, question = _question(fit, None)
+    fit = SimpleNamespace(curves=[curve], law=forecast.MultiPowerLaw(), is_simple=False)
+    sentence, question = next_question(fit, None)
     assert said in sentence
     assert question.startswith(asked_for)
 
@@ -409,10 +410,44 @@ def test_the_forecast_of_the_next_command_is_printed_at_once(tmp_path):
     )
     following = done.stderr.rpartition("Next: lossatlas forecast ")[2].split()
     assert following[2:] == ["--shape", "cosine", "--steps", "400", "--peak", "0.004"]
-    (line,) = (text for text in done.stderr.splitlines() if text.startswith("Forecast: "))
-    first, simple, *_ = line.removeprefix("Forecast: ").partition(" LocalTrend, a simple")
-    assert simple
-    assert first in call(*following)
+    said = one_line(done.stdout)
+    first = re.search(r"The expected loss at step 400 is [\d.]+", said).group()
+    assert first in one_line(call(*following))
+    assert "Use the forecast of " in said
+    assert re.search(
+        r"(LocalTrend|LastLevel), a simple forecast without the learning rate", said
+    )
+    page = (tmp_path / "f" / "fit.html").read_text()
+    assert first in page.partition('class="verdict"')[2][:200]
+    assert page.index("Forecasts compared") < page.index("Parameters of ")
+    told = json.loads(call("fit", tmp_path / "run.csv", "--out", tmp_path / "j", "--json"))
+    assert told["forecast"]["loss"][-1] == pytest.approx(float(first.rpartition(" ")[2]), 1e-3)
+
+
+def test_a_second_fit_is_never_an_old_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logged(Path("run.csv"), 2 + np.arange(1, 201) ** -0.5)
+
+    def said(*options):
+        return CliRunner().invoke(command, ["fit", "run.csv", "--out", "f", *options])
+
+    first, again = said("--law", "power"), said("--law", "power")
+    assert "already done: results are at f; --fresh computes them anew" in again.stderr
+    assert again.stdout == first.stdout
+    for options in (("--law", "last-level"), ("--law", "power", "--fixed", "L0=2")):
+        refused = said(*options)
+        assert "holds a finished run with other settings" in str(refused.exception)
+        assert "--fresh replaces it" in str(refused.exception)
+    assert said("--law", "last-level", "--fresh").exit_code == 0
+    assert isinstance(la.load("f/fit.nc").law, forecast.LastLevel)
+    said("--law", "power", "--fresh")
+    # A log that went on is another log, as is one that changed within the same length.
+    for loss in (2 + np.arange(1, 251) ** -0.5, 3 + np.arange(1, 251) ** -0.5):
+        logged(Path("run.csv"), loss)
+        refused = said("--law", "power")
+        assert "finished run with other contents of " in str(refused.exception)
+        assert said("--law", "power", "--fresh").exit_code == 0
+        assert la.load("f/fit.nc").curves[0].loss[-1] == pytest.approx(loss[-1], rel=1e-6)
 
 
 def test_steps_alone_stretch_the_schedule_of_the_longest_run(folder):

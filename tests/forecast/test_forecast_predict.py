@@ -237,7 +237,7 @@ def test_a_free_search_that_found_nothing_is_not_listed(fitted, monkeypatch):
     assert [each.name.partition(",")[0] for each in plan.estimates()] == ["final loss"]
     blind = replace(plan, error=float("nan"))
     assert "behind the free optimum" not in blind.verdict
-    assert "none is expected to end lower" in blind.verdict
+    assert "this one has the lowest expected loss" in blind.verdict
 
 
 def test_two_searches_that_differ_by_rounding_are_both_the_best():

@@ -128,7 +128,10 @@ def test_a_forecast_says_its_interval_first_and_how_it_was_measured(results):
 def test_parameters_carry_the_errors_of_their_logarithms(results):
     fit = results["Fit"]
     rows = {row.name: row for row in fit.parameter_errors}
-    for estimate in fit.estimates()[: len(LAW.parameters)]:
+    parameters = [each for each in fit.estimates() if each.name in rows]
+    assert [each.name for each in parameters] == list(LAW.parameters)
+    assert all(each.is_minor for each in parameters)
+    for estimate in parameters:
         row = rows[estimate.name]
         assert estimate.value == fit.parameters[estimate.name]
         if row.reason:

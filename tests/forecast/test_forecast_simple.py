@@ -137,7 +137,7 @@ def test_no_interval_where_the_past_cannot_be_checked():
     long = forecast.fit(LastLevel(), Curve(STEP, flat_early()))
     far = long.predict(steps=[400 * 90])
     assert "too short to check a forecast so far ahead" in far.reason
-    assert np.isnan(spread_of(LastLevel(), long.curves[0], 90.0))
+    assert np.isnan(spread_of(LastLevel(), long.curves[0], 90.0)[0])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_rising_loss_is_told_to_stop():
         (RATES, "The schedule of this run ends at update 400, so that the run is over"),
         (
             schedules.cosine(800, 4e-3)[:400],
-            "what the fall that is still to come gains is left out",
+            "what the rest of the fall does to the loss is left out",
         ),
     ],
 )

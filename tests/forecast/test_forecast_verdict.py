@@ -92,7 +92,8 @@ def test_a_law_that_fails_gives_way_to_one_that_passes():
     assert forecast.fit(wrong, curve).verdict.usable is not None
     best = fit_or_better(forecast.MultiPowerLaw(), [curve])
     assert best.verdict.usable
-    assert "are usable: a fit to the first half" in best.headline()
+    assert best.headline().startswith("The expected loss at step ")
+    assert "are usable: a fit to the first half" in " ".join(best.sentences())
 
 
 def to_a_floor():
@@ -131,9 +132,9 @@ def test_a_level_loss_leaves_forecasts_unchecked():
     level = forecast.Curve(STEP, noisy(np.full(STEP.size, 2.0), 0.01, generator("level")), PEAK)
     fitted = forecast.fit(LAWS["multi-power"], level)
     assert fitted.verdict.usable is None
-    assert "unchecked: in the second half of the log the loss falls by no more than its" in (
-        fitted.headline()
-    )
+    assert fitted.headline().startswith("Unchecked: the expected loss at step ")
+    said = " ".join(fitted.sentences())
+    assert "unchecked: in the second half of the log the loss falls by no more than its" in said
 
 
 def test_laws_of_one_curve_are_compared_by_its_second_half():

@@ -16,21 +16,17 @@ from lossatlas.cli.declaration import declared
 from lossatlas.cli.layout import Group
 from lossatlas.cli.output import Output, Rows
 from lossatlas.cooldown import CooldownShape
-from lossatlas.errors import ArgumentError, AtlasError
+from lossatlas.errors import AtlasError
 from lossatlas.settings import Strict, about, common, defaults, option
-from lossatlas.text import count, with_ends
+from lossatlas.text import count
 
 if TYPE_CHECKING:
-    from lossatlas.forecast import Curve, Fit, Prediction
-    from lossatlas.forecast.logged_schedule import LoggedSchedule
-    from lossatlas.forecast.schedules import Floats
+    from lossatlas.forecast import Fit
 
 _FIT = defaults("forecast.fit:fit")
 _PREDICT = defaults("forecast.result:Fit.predict")
 _PLAN = defaults("forecast.result:Fit.optimize_schedule")
 _WSD = defaults("forecast.schedules:wsd")
-# Shares of the peak below this are no rate.
-_NO_RATE = 1e-3
 LEVEL = 0.95  # of the intervals of parameters
 Kind = Literal["auto", "csv", "json", "wandb", "tensorboard", "trainer", "points"]
 Schedule = Literal["constant", CooldownShape]
@@ -181,6 +177,7 @@ def run_compare(settings: CompareSettings, output: Output) -> None:
     """Fit several laws and keep the best."""
     from lossatlas.cli import forecast_files as files
     from lossatlas.forecast.choice import fit_each
+    from lossatlas.forecast.summary import error_head
 
     curves = files.read_curves(settings.files, settings.kind, settings.column, settings.warmup)
     _, curves, why = files.chosen_law(settings.law[0] if settings.law else None, curves)
@@ -188,21 +185,22 @@ def run_compare(settings: CompareSettings, output: Output) -> None:
     laws = [files.named_law(name) for name in settings.law] or None
     with output.progress("laws and simple forecasts tried") as progress:
         fits = files.with_origin(fit_each(curves, laws, progress=progress), settings)
-    _print_fit(fits, settings, output, fits.tables()[0].head[1], _laws_table(fits))
+    _print_fit(fits, settings, output, error_head(fits), _laws_table(fits))
 
 
 def run_predict(settings: PredictSettings, output: Output) -> None:
     """Forecast the loss."""
     from lossatlas.cli import forecast_files as files
+    from lossatlas.cli.forecast_questions import counted_steps, schedule_of
 
     fitted = files.load_fit(settings.fit)
     output.note(files.stopped_note(settings.fit))
     truth = None
     if settings.run is not None:
         truth = files.read_curves([settings.run], "auto", settings.column, settings.warmup)[0]
-    steps = _counted_steps(settings, fitted)
+    steps = counted_steps(settings, fitted)
     told = fitted.predict(
-        _schedule(settings, truth, fitted, planned=steps is None),
+        schedule_of(settings, truth, fitted, planned=steps is None),
         steps=steps,
         size=settings.size,
         tokens=settings.tokens,
@@ -218,96 +216,6 @@ def run_predict(settings: PredictSettings, output: Output) -> None:
     # The points of the fit are in its own file.
     del more["fitted"]
     output.result(told, title, files=written, extra=more)
-
-
-# A fit that counts updates is asked about steps alone.
-def _counted_steps(settings: PredictSettings, fit: "Fit") -> "Floats | None":
-    import numpy as np
-
-    from lossatlas.checks import check_at_least
-
-    count = settings.steps
-    lone = settings.shape is None and settings.peak is None
-    if count is None or not lone or not _counts_updates(fit):
-        return None
-    check_at_least("steps", count, 1)
-    if _is_simple(fit) and fit.curves:
-        from lossatlas.forecast.simple import steps_until
-
-        return steps_until(fit, count)
-    first = min(fit.first_step, count // 2 + 1)
-    return np.unique(np.linspace(first, count, min(200, count)).round())
-
-
-def _counts_updates(fit: "Fit") -> bool:
-    if _is_simple(fit):
-        return True
-    return "lr" not in fit.law.needs and bool(fit.curves) and fit.curves[0].lr is None
-
-
-def _schedule(
-    settings: PredictSettings, run: "Curve | None", fit: "Fit", *, planned: bool
-) -> "Curve | Floats | None":
-    from lossatlas.cli.forecast_files import read_rates
-
-    # A simple forecast knows no rate, but holds for the schedule of its log only.
-    if (
-        run is not None
-        and _counts_updates(fit)
-        and not (_is_simple(fit) and fit.curves[0].lr is not None)
-    ):
-        run = run.without_rates()
-    rates = None if settings.rates is None else read_rates(settings.rates)
-    shaped = _planned_rates(settings, fit) if planned else None
-    given = [part for part in (rates, run, shaped) if part is not None]
-    if len(given) > 1:
-        raise ArgumentError("`rates`, `run` and `shape` say the same thing; give one of them.")
-    return given[0] if given else None
-
-
-def _planned_rates(settings: PredictSettings, fit: "Fit") -> "Floats | None":
-    from lossatlas.forecast import schedules
-
-    settings = _with_logged_schedule(settings, fit)
-    shape, steps, peak = settings.shape, settings.steps, settings.peak
-    if shape is None and steps is None and peak is None:
-        return None
-    if shape is None or steps is None or peak is None:
-        _, known = _question(fit, settings.warmup)
-        hint = f"; the fitted run continued is {known}" if known else ""
-        raise ArgumentError(f"`shape`, `steps` and `peak` are needed together{hint}.")
-    warmup, low = settings.warmup or 0, settings.min_ratio
-    decay = settings.decay
-    if shape == "constant":
-        if decay is not None:
-            raise ArgumentError("`decay` has no place in a constant schedule; leave it out.")
-        return schedules.constant(steps, peak, warmup)
-    if decay is None:
-        decay = 1.0 if shape in schedules.WHOLE_RUN else _WSD["decay"]
-    return schedules.wsd(steps, peak, decay, shape, min_ratio=low, warmup=warmup)
-
-
-# Steps alone ask for the schedule of the longest fitted run over so many updates.
-def _with_logged_schedule(settings: PredictSettings, fit: "Fit") -> PredictSettings:
-    from lossatlas.forecast.logged_schedule import logged_schedule
-
-    if settings.steps is None or settings.shape is not None or settings.peak is not None:
-        return settings
-    runs = [curve for curve in fit.curves if curve.lr is not None]
-    longest = max(runs, key=lambda curve: int(curve.step[-1]), default=None)
-    plan = None if longest is None else logged_schedule(longest, settings.warmup)
-    if plan is None or plan.rivals:
-        return settings
-    set_already = settings.model_dump(exclude_unset=True)
-    named = {**_parsed(_schedule_options(plan, settings.steps)), **set_already}
-    return PredictSettings.model_validate(named)
-
-
-# Options of a command as settings.
-def _parsed(options: str) -> dict[str, str]:
-    words = [word.removeprefix("--").replace("-", "_") if word.startswith("--") else word
-             for word in options.split()]  # fmt: skip
-    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def run_schedule(settings: ScheduleSettings, output: Output) -> None:
@@ -337,127 +245,17 @@ def _print_fit(
     fitted: "Fit", settings: _Curves, output: Output, title: str, rows: Rows = ()
 ) -> None:
     from lossatlas.cli.forecast_files import write_fit
+    from lossatlas.cli.forecast_questions import next_question
 
     written = write_fit(fitted, settings.out, settings)
-    said, question = _question(fitted, settings.warmup)
-    told = _first_forecast(fitted, settings.out, question)
+    said, question = next_question(fitted, settings.warmup)
+    told = fitted.ahead
     more = {} if told is None else {"forecast": told.to_dict() | {"fitted": None}}
     output.result(fitted, title, rows, files=written, extra=_fit(fitted) | more)
     # A fit whose forecasts failed their check is no place to go on from.
-    if question and _leads_on(fitted):
-        if told is not None and not _is_simple(fitted):
-            output.note(f"Forecast: {told.sentences()[0]}{_beside(fitted, told)}")
+    if question and not fitted.distrust:
         place = shlex.quote(str(settings.out))
         output.note(f"{said}\nNext: lossatlas forecast predict {place} {question}")
-
-
-# What a simple forecast says where the law has no interval: how far apart two methods are.
-def _beside(fitted: "Fit", told: "Prediction") -> str:
-    from lossatlas.forecast.choice import simple_fit
-
-    plain = simple_fit(fitted.curves[0]) if told.reason and len(fitted.curves) == 1 else None
-    if plain is None or plain.law == fitted.law:
-        return ""
-    try:
-        other = plain.predict(steps=[int(told.step[-1])])
-    except AtlasError:
-        # Beyond the schedule of the log a simple forecast says nothing.
-        return ""
-    shown, ends = with_ends(*other.final)
-    if other.reason:
-        return ""
-    return (
-        f" {plain.law.name}, a simple forecast without the learning rate, expects {shown}, "
-        f"{100 * other.level:g} % interval {ends}."
-    )
-
-
-def _leads_on(fitted: "Fit") -> bool:
-    return not fitted.distrust
-
-
-def _is_simple(fitted: "Fit") -> bool:
-    from lossatlas.forecast.laws import Baseline
-
-    return isinstance(fitted.law, Baseline)
-
-
-# What the suggested command would say first, so that nobody has to type it to know.
-def _first_forecast(fitted: "Fit", out: Path, question: str) -> "Prediction | None":
-    options = _parsed(question)
-    if not options.get("steps", "").isdigit() or not _leads_on(fitted):
-        return None
-    asked = PredictSettings.model_validate({"fit": out, **options})
-    steps = _counted_steps(asked, fitted)
-    rates = _planned_rates(asked, fitted) if steps is None else None
-    try:
-        return fitted.predict(rates, steps=steps)
-    except AtlasError:
-        return None
-
-
-# A question about the longest fitted run: what it is, and its options; empty for laws of sizes.
-def _question(fitted: "Fit", warmup: int | None) -> tuple[str, str]:
-    from lossatlas.forecast.logged_schedule import ends_in_warmup, logged_schedule
-
-    if not fitted.curves or {"size", "tokens", "source"} & set(fitted.law.needs):
-        return "", ""
-    longest = max(fitted.curves, key=lambda curve: int(curve.step[-1]))
-    if longest.lr is None or _counts_updates(fitted):
-        return _question_of_updates(longest)
-    if ends_in_warmup(longest):
-        return (
-            f"The rates of {longest.label} still rise where the log ends, so that the schedule "
-            "after the warm-up is not known; name it:",
-            "--shape SHAPE --steps STEPS --peak PEAK --warmup UPDATES",
-        )
-    plan = logged_schedule(longest, warmup)
-    if plan is None:
-        peak = f"{float(longest.lr.max()):.4g}"
-        return (
-            f"The rates of {longest.label} follow no usual schedule; a cosine in their place:",
-            f"--shape cosine --steps {longest.lr.size} --peak {peak}",
-        )
-    goes_on = plan.decay is not None and not plan.has_ended
-    steps = plan.steps if goes_on else 2 * plan.steps
-    until = "to its end" if goes_on else "over twice its updates"
-    if plan.rivals:
-        return (
-            f"The rates of {longest.label} fit a {plan.shape} fall to update {plan.steps:,}, "
-            f"and also a {' or '.join(plan.rivals)} fall that ends with the log. The next "
-            "command is a guess: set --shape and --steps to those of your run.",
-            _schedule_options(plan, steps),
-        )
-    return f"The schedule of {longest.label} {until}:", _schedule_options(plan, steps)
-
-
-# The same for a fit that knows no rates.
-def _question_of_updates(run: "Curve") -> tuple[str, str]:
-    from lossatlas.forecast.own_schedule import own_schedule
-
-    own = own_schedule(run)
-    until = "any number of updates" if own.end is None else f"updates up to {own.end:,}"
-    return f"The same for {until}, with a page:", f"--steps {own.question}"
-
-
-def _schedule_options(plan: "LoggedSchedule", steps: int) -> str:
-    from lossatlas.forecast.schedules import WHOLE_RUN
-
-    options = {"shape": plan.shape, "steps": str(steps), "peak": _short(plan.peak)}
-    if plan.warmup:
-        options["warmup"] = str(plan.warmup)
-    share = 1.0 if plan.decay is None else plan.decay / (plan.steps - plan.warmup)
-    if share < 1 or (plan.decay is not None and plan.shape not in WHOLE_RUN):
-        options["decay"] = _short(share)
-    if plan.min_ratio > _NO_RATE:
-        options["min-ratio"] = _short(plan.min_ratio)
-    return " ".join(f"--{name} {value}" for name, value in options.items())
-
-
-# As few digits as keep a number to a thousandth.
-def _short(value: float) -> str:
-    texts = (f"{value:.{digits}g}" for digits in range(1, 7))
-    return next((text for text in texts if abs(float(text) / value - 1) < 1e-3), f"{value:g}")
 
 
 class _Command(Command):

@@ -22,7 +22,6 @@ from lossatlas.errors import ArgumentError, DataError, FileError
 from lossatlas.forecast import Curve, Fit, Prediction, SchedulePlan
 from lossatlas.forecast.events import event_files
 from lossatlas.forecast.law import Law
-from lossatlas.forecast.laws import Baseline
 from lossatlas.forecast.readers import kind_of_file
 from lossatlas.io import Provenance
 from lossatlas.io.sizes import check_npy
@@ -39,8 +38,8 @@ def write_fit(fitted: Fit, out: Path, settings: BaseModel) -> dict[str, Path]:
     """Write fit.nc, its figures and the page."""
     place = Destination(out, FIT)
     title = f"{fitted.law.name} fitted to {count(len(fitted.curves), 'curve')}"
-    if isinstance(fitted.law, Baseline):
-        title = f"Forecast of {fitted.curves[0].label}"
+    if fitted.ahead is not None:
+        title = _title(fitted.ahead)
     figures = _write_figures(fitted, place)
     return {
         "fit": fitted.save(place.file("fit.nc")),

@@ -107,8 +107,8 @@ class SchedulePlan(Result):
         if np.isnan(self.error):
             if gap == 0:
                 return (
-                    f"of {len(self.table)} schedules, free ones included, none is expected to "
-                    "end lower; the law's error is not known"
+                    f"of {len(self.table)} schedules, free ones included, this one has the "
+                    "lowest expected loss; the law's error is not known"
                 )
             return (
                 f"the best cooldown lies {_gap(gap)} behind the free optimum; the law's error "

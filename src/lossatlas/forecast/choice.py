@@ -22,6 +22,7 @@ from lossatlas.forecast.laws import (
 from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.next_runs import rejected_law
 from lossatlas.forecast.result import Alternative, Fit
+from lossatlas.forecast.summary import NO_LAW
 from lossatlas.forecast.verdict import is_checkable, off_by
 from lossatlas.text import count
 
@@ -133,7 +134,7 @@ def fit_or_better(
         progress(0, len(every), _called(law))
     first = fit(law, curves, **settings)
     if first.verdict.usable or (first.verdict.usable is None and _is_trusted(first)):
-        return first
+        return _beside_simple(first, curves)
     fits, tried = [first], [_tried(first)]
     # A loss that does not fall in the second half can confirm no law.
     if isinstance(law, ScheduleLaw) and is_checkable(first.backtests):
@@ -142,10 +143,20 @@ def fit_or_better(
     passed = [fitted for fitted in fits if _is_trusted(fitted)]
     if passed:
         best = min(passed, key=lambda fitted: _order(_tried(fitted)))
-        table = tuple(sorted(tried, key=_order))
+        if len(curves) == 1:
+            tried += _simple(curves[0], None)[1]
+        table = (_tried(best), *sorted(set(tried) - {_tried(best)}, key=_order))
         return replace(best, warnings=(*_why_other(first, best), *best.warnings),
                        alternatives=table)  # fmt: skip
     return _simplest(first, tried, curves, _shifted(progress, len(every) - 2, len(every)))
+
+
+# A law of one run has no interval: simple forecasts are shown beside it.
+def _beside_simple(law: Fit, curves: Sequence[Curve]) -> Fit:
+    if len(curves) > 1 or law.ahead is None or isinstance(law.law, Baseline):
+        return law
+    rows = _simple(curves[0], None)[1]
+    return replace(law, alternatives=(_tried(law), *sorted(rows, key=_order)))
 
 
 # One measure for laws and simple forecasts: is there an interval that their own errors set?
@@ -203,7 +214,7 @@ def _simplest(
 def _why_simple(first: Fit, others: int) -> list[str]:
     verdict = first.verdict
     fails = "fails its checks" if verdict.usable is False else "cannot be checked"
-    said = [f"no law is used: {first.law.name} {fails}, because {verdict.reason}"]
+    said = [f"{NO_LAW}{first.law.name} {fails}, because {verdict.reason}"]
     if others:
         said.append(
             f"none of {count(others, 'other law')} passes the checks either; "
@@ -239,11 +250,17 @@ def _shifted(progress: Progress | None, before: int, total: int) -> Progress | N
 def _tried(fitted: Fit) -> Alternative:
     errors, verdict = fitted.errors, fitted.verdict
     if fitted.left_out:
-        return Alternative(described(fitted.law), errors.scale, "", errors.is_bound)
+        return _row(fitted, errors.scale, "", is_bound=errors.is_bound)
     note = "" if verdict.describes else f"does not fit the curve: {verdict.reason}"
     if verdict.usable is None and not isinstance(fitted.law, Baseline):
         note = f"not checked: {verdict.reason}"
-    return Alternative(described(fitted.law), verdict.error, note, verdict.is_bound)
+    return _row(fitted, verdict.error, note, is_bound=verdict.is_bound)
+
+
+def _row(fitted: Fit, error: float, note: str, *, is_bound: bool) -> Alternative:
+    told = fitted.ahead
+    final = (float("nan"),) * 3 if told is None else told.final
+    return Alternative(described(fitted.law), error, note, is_bound, *final)
 
 
 # Laws that describe no curve come after those that do, and what was not checked comes last.

@@ -101,8 +101,8 @@ class OwnSchedule:
             also = f", or a {doubt} fall that ends with the log" if doubt else ""
             return (
                 f"the forecast is for the schedule of the log (a {self.plan.shape} fall to "
-                f"update {self.end:,}{also}); what the fall that is still to come gains is "
-                "left out, and the loss may end lower"
+                f"update {self.end:,}{also}), but knows no learning rate: what the rest of the "
+                "fall does to the loss is left out"
             )
         if self.is_held:
             return f"the forecast holds while the rate stays at {number(self._now)}"

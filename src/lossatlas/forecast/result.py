@@ -1,7 +1,6 @@
 """Fit: the parameters of a law, how well they are known, and how wrong it has been."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from lossatlas.checks import check_flag, check_fraction
 from lossatlas.cooldown import CooldownShape
 from lossatlas.errors import ArgumentError
+from lossatlas.forecast import summary
+from lossatlas.forecast.ahead import forecast_ahead
 from lossatlas.forecast.backtest import Backtest
 from lossatlas.forecast.best_schedule import SchedulePlan, plan_schedule
-from lossatlas.forecast.curve import Curve, Inputs, labels
+from lossatlas.forecast.curve import Curve, Inputs
 from lossatlas.forecast.identifiability import (
     FlatDirection,
     ParameterError,
@@ -38,7 +39,6 @@ from lossatlas.forecast.prediction import (
     decay_starts,
     horizon_of,
     inputs_for,
-    spans_decades,
     warnings_for,
 )
 from lossatlas.forecast.rolling import past_errors
@@ -47,44 +47,19 @@ from lossatlas.forecast.simple import (
     BASIS,
     TOO_FAR,
     first_update,
-    simple_estimates,
-    simple_figures,
-    simple_headline,
-    simple_sentences,
 )
 from lossatlas.forecast.solver import leverages
 from lossatlas.forecast.unseen import NO_ERROR, one_schedule, unseen_schedule
 from lossatlas.forecast.validation import ErrorModel, LeftOut, error_model
-from lossatlas.forecast.verdict import Verdict, judge, off_by, signed
+from lossatlas.forecast.verdict import Verdict, judge, off_by
 from lossatlas.io import Provenance
 from lossatlas.io.records import record
-from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
-from lossatlas.text import as_sentence, count, share_text
+from lossatlas.result import Estimate, Figure, Reference, Result, Table, result
 
 if TYPE_CHECKING:
-    from lossatlas.plots.chart import Chart
+    pass
 
 Floats = NDArray[np.float64]
-_COMPARE = (
-    "`lossatlas forecast compare` forecasts with whatever does best, simple forecasts included."
-)
-_LOOSE = "Changes of parameters that hardly change the fitted curves"
-
-
-def said_once(warnings: Sequence[str]) -> list[str]:
-    """Warnings without those that differ from an earlier one in a name or a number only."""
-    alike: dict[str, list[str]] = {}
-    for line in warnings:
-        alike.setdefault(re.sub(r"^curve '.*?': |\d+", "", line), []).append(line)
-    more = "; the same holds for {} more"
-    return [
-        first + (more.format(len(others)) if others else "")
-        for first, *others in alike.values()
-    ]
-
-
-def _of_the_loss(error: str) -> str:
-    return f"{error} of the loss" if error.endswith("%") else error
 
 
 @record
@@ -98,12 +73,18 @@ class Alternative:
             one curve is there; inf where it failed.
         note: why it failed, or empty.
         is_bound: whether the error is a lower bound.
+        loss: its forecast of the end of the longest run, as in `Fit.ahead`; NaN without one.
+        lower: lower end of the interval; NaN without one.
+        upper: upper end.
     """
 
     law: str
     error: float
     note: str = ""
     is_bound: bool = False
+    loss: float = float("nan")
+    lower: float = float("nan")
+    upper: float = float("nan")
 
     @property
     def off(self) -> str:
@@ -173,43 +154,33 @@ class Fit(Result):
         return {n: float(v) for n, v in zip(self.law.parameters, self.values, strict=True)}
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """The parameters, and how wrong the law is on what it has and has not seen."""
-        if self.curves and self._is_simple:
-            return simple_estimates(self)
-        seen = "it describes the fitted curves and says nothing of others"
-        return (
-            *map(self._parameter, self.law.parameters),
-            *([self.errors.estimate()] if self.left_out else []),
-            Estimate(self.r2, why_no_error=seen, name="R2", is_minor=True),
-            Estimate(self.mae, why_no_error=seen, name="mean absolute error", is_minor=True),
-        )
-
-    def _parameter(self, name: str) -> Estimate:
-        rows = {row.name: row for row in self.parameter_errors}
-        value = self.parameters[name]
-        if name not in rows:
-            return Estimate(value, why_no_error="the fit has no curves", name=name)
-        row = rows[name]
-        if row.reason:
-            return Estimate(value, why_no_error=row.reason, name=name)
-        # To first order; `parameter_intervals` keeps the logarithm.
-        return Estimate(
-            value, value * row.stderr, samples=round(row.degrees) + 1, name=name,
-            meaning=f"parameter of {self.law.name}",
-        )  # fmt: skip
+        """The forecast, the error on what the fit has not seen, and the parameters."""
+        return summary.estimates(self)
 
     def headline(self) -> str:
-        """What the fit is good for, in one sentence."""
-        verdict = self.verdict
-        if self.curves and self._is_simple:
-            return simple_headline(self)
-        if self.curves and not verdict.describes:
-            return self._undescribed()
-        if verdict.usable is False and self._rests_on_backtest:
-            return self._checked()
-        if self._is_of_one_schedule:
-            return self._one_schedule()
-        return self._without_interval() if self.errors.reason else self._unseen()
+        """The loss at the end of the longest run, or why there is no such forecast."""
+        return summary.headline(self)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Which forecast is used and why, how it was checked, and what to know first."""
+        return summary.sentences(self)
+
+    def tables(self) -> tuple[Table, ...]:
+        """Forecasts compared, curves forecast by a fit to the others, the parameters."""
+        return summary.tables(self)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The curves with the law and its forecast, and the residuals."""
+        return summary.figures(self)
+
+    @cached_property
+    def ahead(self) -> Prediction | None:
+        """The forecast of the longest run to the end of its schedule, or twice its updates.
+
+        None where the fit failed its checks, for laws of sizes, and where the rates of the log
+        do not show how they go on.
+        """
+        return forecast_ahead(self)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -217,7 +188,8 @@ class Fit(Result):
         return judge(self.law, self.values, self.curves, self.backtests)
 
     @property
-    def _is_simple(self) -> bool:
+    def is_simple(self) -> bool:
+        """Whether it is a simple forecast, which knows no learning rate."""
         return isinstance(self.law, Baseline)
 
     @property
@@ -229,9 +201,9 @@ class Fit(Result):
     def distrust(self) -> str:
         """Why the forecasts of this fit are not to be used; empty where they may be used."""
         verdict = self.verdict
-        if not self.curves or self._is_simple or verdict.usable is not False:
+        if not self.curves or self.is_simple or verdict.usable is not False:
             return ""
-        if verdict.describes and not self._rests_on_backtest:
+        if verdict.describes and not self.rests_on_backtest:
             return ""
         failed = (
             "its forecasts failed their check" if verdict.describes
@@ -241,157 +213,14 @@ class Fit(Result):
 
     # With several schedules left out one after the other, their errors say more.
     @property
-    def _rests_on_backtest(self) -> bool:
-        return bool(self.errors.reason) or self._is_of_one_schedule
-
-    def _undescribed(self) -> str:
-        failed, runs = self.verdict.failed, len(self.curves)
-        which = "the curve" if runs == 1 else f"{failed} of {runs} curves"
-        return (
-            f"{self.law.name} does not fit {which}: {self.verdict.reason}. Do not use its "
-            f"forecasts. {_COMPARE}"
-        )
-
-    # Both stand among the sentences as well: what is shown of both is shown once.
-    def _without_interval(self) -> str:
-        return as_sentence(f"Forecasts have no interval: {self.errors.reason}")
-
-    def _unseen(self) -> str:
-        groups, off = self.errors.groups, self._scale
-        if any(row.pointwise for row in self.left_out):
-            parts = f"each of {groups} parts of the points"
-        elif groups == len(self.left_out):
-            parts = f"each of {groups} curves"
-        else:
-            parts = f"each of {groups} groups of {len(self.left_out)} curves"
-        return (
-            f"Backtest: {parts} was held back and forecast by a fit to the others; these "
-            f"forecasts are off by {off} (root mean square)."
-        )
-
-    def _doubled(self) -> str:
-        half, runs = max(int(c.step[-1]) for c in self.curves) // 2, len(self.doubled)
-        off = _of_the_loss(off_by(self.errors.doubling, self.errors.doubling_is_bound))
-        return (
-            f"Backtest of longer runs: a fit to the updates up to {half:,} alone forecasts "
-            f"{count(runs, 'curve')} to the end; it is off by {off}."
-        )
+    def rests_on_backtest(self) -> bool:
+        """Whether second halves check it, and not runs left out."""
+        return bool(self.errors.reason) or self.is_of_one_schedule
 
     @property
-    def _scale(self) -> str:
-        return _of_the_loss(off_by(self.errors.scale, self.errors.is_bound))
-
-    @property
-    def _is_of_one_schedule(self) -> bool:
+    def is_of_one_schedule(self) -> bool:
+        """Whether it is a law of rates that saw one schedule."""
         return isinstance(self.law, ScheduleLaw) and one_schedule(self.curves)
-
-    def _one_schedule(self) -> str:
-        total, runs = len(self.law.parameters), len(self.curves)
-        fixed = sum(not row.reason for row in self.parameter_errors)
-        fixes = "determines" if runs == 1 else "determine"
-        usable = "usable" if self.verdict.usable else "unchecked"
-        return (
-            f"Forecasts of the same schedule are {usable}: {self.verdict.reason}. Those of "
-            "other schedules are a guess until a run with another schedule is added: "
-            f"{'one run' if runs == 1 else f'{runs} runs of one schedule'} {fixes} "
-            f"{fixed or 'none'} of the {total} parameters."
-        )
-
-    def sentences(self) -> tuple[str, ...]:
-        """How well the law fits, how wrong it is on unseen curves, and what to know first."""
-        # What stands in the headline, beside a parameter or in a table is not said again.
-        beside = ["the curves do not determine", "these curves do not determine it"]
-        beside += ["cannot tell what another schedule"] if self._is_of_one_schedule else []
-        said = [w for w in self.warnings if not any(text in w for text in beside)]
-        verdicts = (
-            simple_sentences(self) if self.curves and self._is_simple else self._verdicts()
-        )
-        return (*verdicts, *map(as_sentence, said_once(said)))
-
-    def _verdicts(self) -> Iterator[str]:
-        errors, verdict = self.errors, self.verdict
-        if self.curves and not verdict.describes:
-            yield self._undescribed()
-        elif self.curves and self.r2 > 0:
-            fitted = count(len(self.curves), "fitted curve")
-            yield (
-                f"{self.law.name} explains {share_text(self.r2)} of the variance of {fitted}."
-            )
-        is_checked = bool(self.backtests) and verdict.describes and self._rests_on_backtest
-        if is_checked:
-            yield self._checked()
-        if np.isfinite(errors.scale):
-            yield self._unseen()
-        if errors.reason:
-            yield self._without_interval()
-        if np.isfinite(errors.doubling) and not is_checked:
-            yield self._doubled()
-        if len(self.alternatives) > 1:
-            second = self.alternatives[1]
-            laws = count(len(self.alternatives), "law")
-            unseen = "left-out curves" if self.left_out else "the second half"
-            yield (
-                f"Of {laws} compared it forecasts {unseen} best; {second.law} comes next: off "
-                f"by {second.off}."
-                if np.isfinite(second.error)
-                else f"Of {laws} compared only this one could be fitted and checked."
-            )
-
-    def _checked(self) -> str:
-        verdict = self.verdict
-        if verdict.usable is False:
-            return f"Forecasts are not usable: {verdict.reason}. {_COMPARE}"
-        if self._is_of_one_schedule:
-            return self._one_schedule()
-        usable = "usable" if verdict.usable else "unchecked"
-        return f"Forecasts of the same schedule are {usable}: {verdict.reason}."
-
-    def figures(self) -> tuple[Figure, ...]:
-        """The curves with the fitted law, and the residuals."""
-        if not self.curves:
-            return ()
-        name = self.law.name
-        if self._is_simple:
-            return simple_figures(self)
-        return (
-            chart_of(
-                "curves", f"{name}: measured points and the fitted law", self._curves_chart,
-                alt=f"{count(len(self.curves), 'loss curve')} and the fitted law.",
-            ),
-            chart_of(
-                "residuals", f"{name}: residuals", self._residuals_chart,
-                alt=f"Residuals of {name} in percent of the loss.",
-            ),
-        )  # fmt: skip
-
-    def _curves_chart(self) -> "Chart":
-        from lossatlas.plots import chart, style
-
-        layers: list[chart.Layer] = []
-        for i, (run, name, law) in enumerate(self._predicted()):
-            color, dash = style.hue(i)
-            layers += [
-                chart.dots(run.step, run.loss, color=color),
-                chart.curve(run.step, law, name, color, dash),
-            ]
-        title = f"{self.law.name}: measured points and the fitted law"
-        axis = chart.Axis("loss", is_log=spans_decades([run.loss for run in self.curves]))
-        return chart.Chart(title, chart.Axis("update"), axis, tuple(layers))
-
-    def _residuals_chart(self) -> "Chart":
-        from lossatlas.plots import chart, style
-
-        layers = tuple(
-            chart.curve(run.step, 100 * np.log(run.loss / law), name, *style.hue(i))
-            for i, (run, name, law) in enumerate(self._predicted())
-        )
-        title = f"{self.law.name}: residuals"
-        y = chart.Axis("measured minus fitted (%)", marks_zero=True)
-        return chart.Chart(title, chart.Axis("update"), y, layers)
-
-    def _predicted(self) -> Iterator[tuple[Curve, str, Floats]]:
-        for curve, name in zip(self.curves, labels(self.curves), strict=True):
-            yield curve, name, self.law.predict(self.values, curve.inputs)
 
     def parameter_intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Confidence intervals of the parameters.
@@ -417,7 +246,7 @@ class Fit(Result):
     @cached_property
     def errors(self) -> ErrorModel:
         """How wrong the law has been on what it had not seen."""
-        if self.curves and self._is_simple:
+        if self.curves and self.is_simple:
             return past_errors(self.law, self.curves[0])
         return error_model(self.left_out, self.doubled)
 
@@ -486,12 +315,12 @@ class Fit(Result):
         leverage = self._leverage(inputs)
         half = self.errors.half_width(level, horizon, leverage)
         half = np.where((loss > 0) & np.isfinite(half), half, np.nan)
-        guess = "" if self._is_simple else unseen_schedule(self.curves, inputs.lr)
+        guess = "" if self.is_simple else unseen_schedule(self.curves, inputs.lr)
         reason = self.errors.reason or self._blind(float(leverage[-1]))
         if guess:
             reason, half = reason or NO_ERROR, np.full(half.shape, np.nan)
         warnings = self._left_out_by(inputs, float(horizon[-1]))
-        if self._is_simple and not reason and np.isnan(half[-1]):
+        if self.is_simple and not reason and np.isnan(half[-1]):
             reason = TOO_FAR
         if loss[-1] <= 0:
             reason = "the law gives a loss that is not above 0"
@@ -501,7 +330,7 @@ class Fit(Result):
             inputs.step, loss, loss * np.exp(-half), loss * np.exp(half), level,
             float(horizon[-1]), inputs.lr, reason, warnings, groups=self.errors.groups,
             fitted=self.curves if size is tokens is source is None else (),
-            basis=BASIS if self._is_simple else "", distrust=self.distrust, guess=guess,
+            basis=BASIS if self.is_simple else "", distrust=self.distrust, guess=guess,
         )  # fmt: skip
 
     def what_if(
@@ -636,13 +465,13 @@ class Fit(Result):
 
     # Where a question leaves what the fit has seen.
     def _left_out_by(self, inputs: Inputs, horizon: float) -> tuple[str, ...]:
-        if not self._is_simple:
+        if not self.is_simple:
             return warnings_for(inputs, horizon, self.curves)
         return tuple(own_schedule(curve).condition for curve in self.curves)
 
     # A simple forecast knows no learning rate: it is asked about the schedule of its log only.
     def _own_question(self, inputs: Inputs, *, chosen: bool) -> Inputs:
-        if not self._is_simple or not self.curves:
+        if not self.is_simple or not self.curves:
             return inputs
         begin = first_update(self)
         if not chosen:
@@ -657,7 +486,7 @@ class Fit(Result):
 
     # Without a metric (a law with given parameters) every forecast counts as a typical one.
     def _leverage(self, inputs: Inputs) -> Floats:
-        if self.metric is None or self._is_simple:
+        if self.metric is None or self.is_simple:
             return np.full(inputs.step.size, 1 / max(self.errors.groups, 1))
         return leverages(self.law, self.values, inputs, self.metric)
 
@@ -681,26 +510,3 @@ class Fit(Result):
     def first_step(self) -> int:
         """The first step of the fitted curves; 1 where there are none."""
         return max(1, min((int(curve.step[0]) for curve in self.curves), default=1))
-
-    def tables(self) -> tuple[Table, ...]:
-        """The laws compared, curves forecast by a fit to the others, what is left open."""
-        laws = tuple((row.law, row.off, row.note) for row in self.alternatives)
-        left_out = tuple(
-            (
-                row.name,
-                signed(row.final),
-                off_by(row.rms, row.clipped > 0),
-                f"{row.horizon:.3g}",
-            )
-            for row in self.left_out
-        )
-        loose = tuple(tuple(str(change).split(": ", 1)) for change in self.flat)
-        unseen = "left-out curves" if self.left_out else "the second half"
-        laws_head = ("law", f"error on {unseen}", "note")
-        left_head = ("curve", "error at the end", "along the curve", "steps over fitted ones")
-        made = (
-            Table("Laws compared", laws_head, laws),
-            Table("Forecasts of curves left out", left_head, left_out),
-            Table(_LOOSE, ("change of parameters", "one standard deviation"), loose),
-        )
-        return tuple(table for table in made if table.rows)

@@ -2,10 +2,12 @@
 
 For a forecast over h times the updates of a log that ends at update T, the run is cut at
 T / h and at earlier updates; each part is forecast over h times its own updates and compared
-with what came ("rolling-origin evaluation").
+with what came ("rolling-origin evaluation"). These few errors of one run are an unsteady scale,
+which is averaged (geometric mean) with how far a continued level and a continued trend differ.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from lossatlas.forecast.backtest import neighbor_noise
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.law import Law, log_error
+from lossatlas.forecast.laws.baselines import LastLevel, LocalTrend
 from lossatlas.forecast.solver import FitSettings
 from lossatlas.forecast.validation import ErrorModel
 from lossatlas.intervals import t_quantile
@@ -24,8 +27,11 @@ LEAST = 3  # checks without which there is no interval
 FEWEST = 5  # points of a log that is forecast from
 TARGET, POINTS = 0.125, 4  # the loss at an update: the last so much of the updates before it
 NEAREST, SPACING = 1.1, 1.2  # horizons that are checked: the first, and from one to the next
-# Checks of one run overlap: their degrees of freedom, whatever their number.
-DEGREES = 2
+# From errors of 106 real trainings, at 1.3, 2 and 4 times the log; the guide reports what the
+# intervals hold of 93 others, which had no say in it.
+CALIBRATION, REACH = 0.57, 0.25
+# Of the Student distribution whose quantiles these errors follow.
+DEGREES = 3
 _MEDIAN = 1.25  # the standard error of a median over that of a mean
 
 
@@ -49,9 +55,26 @@ class PastErrors(ErrorModel):
         wanted = np.log(np.maximum(np.asarray(horizon, dtype=np.float64), NEAREST))
         first, last = np.log(NEAREST), max(float(wanted.max()), np.log(NEAREST) + 1e-9)
         grid = np.linspace(first, last, 2 + int((last - first) / np.log(SPACING)))
-        spread = [spread_of(self.law, self.curve, float(np.exp(h))) for h in grid]
-        half = t_quantile(level, DEGREES + 1) * _never_narrower(np.array(spread))
-        return np.asarray(np.interp(wanted, grid, half))
+        scale = [self._scale(float(np.exp(h))) for h in grid]
+        factor = CALIBRATION * float(t_quantile(level, DEGREES + 1))
+        return np.asarray(np.interp(wanted, grid, factor * _never_narrower(np.array(scale))))
+
+    def _scale(self, horizon: float) -> float:
+        spread, noise = spread_of(self.law, self.curve, horizon)
+        apart = np.hypot(self._differ(horizon), noise)
+        return float(np.sqrt(spread * apart) * horizon**REACH)
+
+    # How far apart the simple forecasts of the end lie, in log loss.
+    def _differ(self, horizon: float) -> float:
+        level, trend = self._continued
+        end = np.log2(horizon * int(self.curve.step[-1]))
+        return float(abs(np.log(trend[0]) + end * np.log(trend[1]) - np.log(level[0])))
+
+    @cached_property
+    def _continued(self) -> tuple[Floats, Floats]:
+        laws = (LastLevel(), LocalTrend())
+        level, trend = (FitSettings(law, law.huber).solve([self.curve]).values for law in laws)
+        return level, trend
 
 
 # Near horizons that a sparse log cannot check have the error of the first that it can; farther
@@ -80,13 +103,13 @@ def past_errors(law: Law, curve: Curve) -> PastErrors:
     return PastErrors(scale, DEGREES, float("nan"), scale, reason=reason, law=law, curve=curve)
 
 
-def spread_of(law: Law, curve: Curve, horizon: float) -> float:
-    """The typical error over a horizon; NaN where it cannot be checked."""
+def spread_of(law: Law, curve: Curve, horizon: float) -> tuple[float, float]:
+    """The typical error over a horizon, NaN where it cannot be checked, and that of noise."""
     errors, noise = errors_of(law, curve, horizon)
     if errors.size < LEAST:
-        return float("nan")
+        return float("nan"), noise
     # By chance all checks may be closer than the noise lets expect.
-    return float(max(np.sqrt(np.mean(errors**2)), noise))
+    return float(max(np.sqrt(np.mean(errors**2)), noise)), noise
 
 
 def errors_of(law: Law, curve: Curve, horizon: float) -> tuple[Floats, float]:

@@ -20,7 +20,7 @@ _TITLES = {
     "soup": "The soup",
     "edit curve": "Weights edited by curvature",
     "sensitivity": "Which layers can be cut",
-    "forecast-fit": "The fit",
+    "forecast-fit": "Which forecast, and why",
     "forecast-prediction": "The forecast",
     "schedule-plan": "The schedules",
     "monitor-log": "Readings of the training",
@@ -62,7 +62,7 @@ def result_page(
         title=title or _TITLES.get(kind, kind_in_words(kind)),
         headline=heading,
         hero=pictures[:_MAX_HERO],
-        sections=(replace(section, tables=(*tables, *section.tables)),),
+        sections=(replace(section, tables=(*tables, *section.tables)), *_details(result)),
         notes=notes,
         provenance=provenance or getattr(result, "provenance", None) or Provenance(),
     )
@@ -86,14 +86,23 @@ def result_section(
     """A result as one section of a page, open below its head."""
     kind, estimates = result.__kind__, result.estimates()
     chief = [each for each in estimates if not each.is_minor]
+    shown = [table for table in result.tables() if not table.is_minor]
     return Section(
         key=kind.replace(" ", "-"),
         title=_TITLES.get(kind, "What it says"),
         sentences=sentences,
         tiles=tuple(tile(each.name, each) for each in chief[:_MAX_TILES]),
         figures=figures,
-        tables=(*result.tables(), *estimates_table("Chief numbers", estimates)),
+        tables=(*shown, *estimates_table("Chief numbers", estimates)),
         estimates=estimates,
         references=result.cited(),
         first=True,
     )
+
+
+# Minor tables stand closed, for readers who look for them.
+def _details(result: Result) -> tuple[Section, ...]:
+    minor = tuple(table for table in result.tables() if table.is_minor)
+    if not minor:
+        return ()
+    return (Section(key="minor-tables", title="How it was computed", tables=minor),)
