@@ -23,7 +23,8 @@ def _close():
 
 def test_curves_show_points_and_lines(fitted):
     ax = fitted.plot("curves")
-    assert len(ax.lines) == 6
+    # Points and a line a run, and the forecast of the longest.
+    assert len(ax.lines) == 7
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), fitted.curves[0].loss)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
         "constant", "cosine", "two-step",
