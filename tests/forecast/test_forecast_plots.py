@@ -26,9 +26,9 @@ def test_curves_show_points_and_lines(fitted):
     # Points and a line a run, and the forecast of the longest.
     assert len(ax.lines) == 7
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), fitted.curves[0].loss)
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
-        "constant", "cosine", "two-step",
-    ]  # fmt: skip
+    assert {t.get_text() for t in ax.get_legend().get_texts()} == {
+        "constant", "cosine", "two-step", "forecast", "90 % interval",
+    }  # fmt: skip
 
 
 def test_a_band_is_drawn_where_there_is_one(fitted):

@@ -337,11 +337,12 @@ def _curves_chart(fit: "Fit") -> "Chart":
         ]
     losses = [run.loss for run in fit.curves]
     axis = chart.Axis("loss", is_log=spans_decades(losses))
-    layers = [*_ahead_layers(fit), *layers]
+    ahead = _ahead_layers(fit)
+    layers = [*ahead[:-1], *layers, *ahead[-1:]]
     return chart.Chart(_title(fit), chart.Axis("update"), axis, tuple(layers))
 
 
-# The forecast from the end of the longest run on.
+# The interval and the line of the forecast from the end of the longest run on.
 def _ahead_layers(fit: "Fit") -> "list[Layer]":
     from lossatlas.plots import chart, style
 
