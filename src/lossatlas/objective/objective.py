@@ -3,18 +3,18 @@
 import copy
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lossatlas.checks import check_one_of
-from lossatlas.errors import ArgumentError, DataError, LossError, ModelError
+from lossatlas.errors import DataError, LossError
 from lossatlas.guard import preserved_rng
 from lossatlas.linalg.params import Params, fingerprint
 from lossatlas.memory import free_memory
+from lossatlas.objective.arguments import Derivatives, check_arguments
 from lossatlas.objective.batches import (
     Batch,
     Uploads,
@@ -32,24 +32,20 @@ from lossatlas.objective.gathered import (
     gathers,
     is_compiled,
     watched_groups,
-    whole_weights,
-    without_sharding,
 )
 from lossatlas.objective.in_place import (
     WeightsInPlace,
-    buffers_in_place,
     execution_device,
     gradient_in_place,
     is_collective,
-    needs_in_place,
 )
 from lossatlas.objective.lines import Lines
 from lossatlas.objective.losses import Supervised, loss_remedy
-from lossatlas.objective.modes import MODES, Mode, alone, evaluation_mode, recalibrate
+from lossatlas.objective.modes import Mode, alone, evaluation_mode, recalibrate
 from lossatlas.objective.names import select
+from lossatlas.objective.placement import run_at, run_with_whole_weights
 from lossatlas.objective.point import State, split_state
 from lossatlas.objective.reach import check_reach
-from lossatlas.objective.remedies import check_whole
 from lossatlas.objective.selfcheck import Check, in_order, state_check
 from lossatlas.objective.shared import (
     Shared,
@@ -62,7 +58,6 @@ from lossatlas.objective.shared import (
 )
 from lossatlas.objective.sizes import Size, size_of
 from lossatlas.objective.slope import ensure_slope
-from lossatlas.objective.standard_errors import Moments
 from lossatlas.objective.state import (
     Volatile,
     WriteGuard,
@@ -70,7 +65,7 @@ from lossatlas.objective.state import (
     preserved_state,
     shallow_copy,
 )
-from lossatlas.objective.swap import swapped_in
+from lossatlas.objective.sums import example_pairs, gradient_sums, loss_moments
 from lossatlas.objective.user_code import wrap_errors
 from lossatlas.objective.weighted import (
     Measured,
@@ -78,7 +73,6 @@ from lossatlas.objective.weighted import (
     Weighted,
     cut_off,
     influence,
-    pairs_of,
     total_of,
 )
 from lossatlas.passes import monitored
@@ -88,30 +82,10 @@ from lossatlas.shards import reshard
 
 Loss = Callable[[nn.Module, Batch], Measured]
 T = TypeVar("T")
-Derivatives = Literal["autograd", "differences", "unchecked"]
-DERIVATIVES: tuple[str, ...] = get_args(Derivatives)
-_DERIVATIVE = (
-    "use operations that have it; a loss that holds gradients itself needs "
-    "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around attention."
-)
-_IN_PLACE = (
-    "the model's weights are moved in place (offloaded, compiled, in_place=True, or sharded "
-    "without whole weights), and this takes derivatives through weights that are put into the "
-    "model; values, maps, gradients and curvature matrices can be had, or measure a whole copy."
-)
 _NO_GRAPH = (
     "`loss` does not lead back to the parameters, so it has no gradient; return the "
     "tensor itself, neither detached nor turned into a number."
 )
-
-
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        inner = next((n for n in ("module_", "module", "model") if hasattr(model, n)), None)
-        told = f": pass its .{inner}" if inner else ""
-        raise ArgumentError(f"`model` must be a torch.nn.Module; got {kind}{told}.")
-    check_whole(model)
 
 
 class Objective:
@@ -193,7 +167,8 @@ class Objective:
     ) -> None:
         self.model, self.loss, self.mode, self.size = model, loss, mode, size
         self.derivatives = derivatives
-        self.placed = checked_by_all(model, group, partial(self._check, params, in_place))
+        check_own = partial(check_arguments, self, params, in_place)
+        self.names, self.placed = checked_by_all(model, group, check_own)
         ranks = one_group(model, group)
         self.shared = None if ranks is None else Shared(ranks, self, batches)
         self.batches = check_batches(batches) if self.shared is None else self.shared.own
@@ -215,25 +190,6 @@ class Objective:
             self.shared.look()
         # Where all processes are: what later reads the decision may be one of them alone.
         decide_gathering(self)
-
-    def _check(
-        self, params: str | Iterable[str] | None, in_place: bool | None
-    ) -> WeightsInPlace | None:
-        # What arguments say by themselves: which parameters move, and in place or not.
-        _check_model(self.model)
-        if not callable(self.loss):
-            raise ArgumentError(f"`loss` must be callable; got {type(self.loss).__name__}.")
-        check_one_of("mode", self.mode, MODES)
-        if self.size is not None and not callable(self.size):
-            raise ArgumentError(
-                "`size` must be a function batch -> how many examples it holds; got "
-                f"{type(self.size).__name__}."
-            )
-        check_one_of("derivatives", self.derivatives, DERIVATIVES)
-        reshard(self.model)
-        self.names = tuple(select(self.model, params))
-        in_place = needs_in_place(self.model) if in_place is None else in_place
-        return WeightsInPlace(self.model, self.names) if in_place else None
 
     def _start_anew(self) -> None:
         # What the first walk and the checks find out.
@@ -438,25 +394,11 @@ class Objective:
             StructureError: names or shapes differ from `.params`.
         """
         if self.shared is None:
-            moments = self._moments(metrics, params)
+            moments = loss_moments(self, metrics, params)
         else:
-            local = self.shared.local
-            ranks = self.shared.ranks
-            moments = merge(ranks.share(lambda: local._moments(metrics, params), at=params))
+            call = partial(loss_moments, self.shared.local, metrics, params)
+            moments = merge(self.shared.ranks.share(call, at=params))
         return dict(zip(("loss", *metrics), moments.estimates(), strict=True))
-
-    def _moments(self, metrics: Mapping[str, Loss], params: Params | None) -> Moments:
-        moments = Moments(1, 1 + len(metrics))
-
-        def walk() -> None:
-            for batch in self.iter_batches():
-                measured = self.measure_all(batch, metrics)
-                if not self.idling:
-                    moments.add_batch(measured, partial(self.size_of, batch), 0)
-
-        with torch.no_grad():
-            self.with_params(params, walk)
-        return moments
 
     def example_losses(self, params: Params | None = None) -> Tensor:
         """The loss of every example.
@@ -499,26 +441,9 @@ class Objective:
                 "shape (batch,), to see single examples."
             )
         if self.shared is None:
-            return self._all_pairs(params)
-        call = partial(self.shared.local._all_pairs, params)
+            return example_pairs(self, params)
+        call = partial(example_pairs, self.shared.local, params)
         return gather_pairs(self.shared.ranks, call, at=params)
-
-    def _all_pairs(self, params: Params | None) -> Weighted:
-        with torch.no_grad():
-            pairs = self.with_params(params, self._walk_pairs)
-        none = Weighted(
-            torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-        )
-        sums, weights = zip(none, *pairs, strict=True)
-        return Weighted(torch.cat(sums), torch.cat(weights))
-
-    def _walk_pairs(self) -> list[Weighted]:
-        found = [(self._pairs(batch), self.idling) for batch in self.iter_batches()]
-        return [pairs for pairs, idle in found if not idle]
-
-    def _pairs(self, batch: Batch) -> Weighted:
-        pairs = pairs_of(self.batch_loss(batch))
-        return Weighted(pairs.sums.cpu().double(), pairs.weights.cpu().double())
 
     def gradient(self, params: Params | None = None) -> dict[str, Tensor]:
         """The gradient of `value`; no `.grad` field is written.
@@ -538,48 +463,18 @@ class Objective:
         ensure_slope(self)
         if self.placed is not None:
             return gradient_in_place(self, params)
-        local, shared = self.local, self.shared
-        if shared is None:
-            total, weight, reached = local._gradient_sums(params)
+        if self.shared is None:
+            sums = gradient_sums(self, params)
         else:
-            total, weight, reached = shared.gradient_sums(
-                partial(local._gradient_sums, params), params
-            )
-        if not reached and not set(total) <= set(self.unused):
+            call = partial(gradient_sums, self.shared.local, params)
+            sums = self.shared.gradient_sums(call, params)
+        if not sums.reached and not set(sums.total) <= set(self.unused):
             raise LossError(_NO_GRAPH)
-        kinds = self.params if params is None else params
-        return {name: (value / weight).to(kinds[name].dtype) for name, value in total.items()}
-
-    def _gradient_sums(self, params: Params | None) -> tuple[dict[str, Tensor], float, bool]:
-        # The sum of gradients, its weight, and whether the loss led back to any parameter.
-        here = State(self.params) if params is None else self.split(params)
-        leaves = {n: value.detach().requires_grad_() for n, value in here.params.items()}
-        total = {name: _wide_zeros(value) for name, value in leaves.items()}
-
-        def walk() -> list[tuple[float, bool]]:
-            return [
-                (batch_total.weight, self._add_gradient(batch_total, leaves, total))
-                for batch_total in map(self.total, self.iter_batches())
-            ]
-
-        with torch.enable_grad():
-            parts = self.with_params({**leaves, **here.buffers}, walk)
-        return total, sum(weight for weight, _ in parts), any(reached for _, reached in parts)
-
-    def _add_gradient(
-        self, batch_total: Total, leaves: dict[str, Tensor], total: dict[str, Tensor]
-    ) -> bool:
-        # Whether the loss of this batch depends on any leaf: it may be of other experts.
-        mean = batch_total.mean
-        if not mean.requires_grad:
-            return False
-        with wrap_errors(f"the gradient of `loss`{_left(self.volatile.names)}", _DERIVATIVE):
-            parts = torch.autograd.grad(mean, list(leaves.values()), allow_unused=True)
-        for name, part in zip(leaves, parts, strict=True):
-            if part is not None:
-                total[name].add_(part, alpha=batch_total.scale)
-        # Without checks it is not known which parameters are unused.
-        return not self.is_checked or any(part is not None for part in parts)
+        point = self.params if params is None else params
+        return {
+            name: (value / sums.weight).to(point[name].dtype)
+            for name, value in sums.total.items()
+        }
 
     def fingerprint(self) -> tuple[str, str]:
         """Digests of the present weights (with buffers) and of the data.
@@ -622,7 +517,7 @@ class Objective:
     def session(self) -> Iterator[None]:
         """Modes as the objective wants them; modes and random states come back afterwards."""
         modes = evaluation_mode(self.model, self.mode)
-        with preserved_rng(), self._preserved(), modes, alone(self.model), self._uploaded():
+        with preserved_rng(), self.preserved(), modes, alone(self.model), self._uploaded():
             yield
 
     @contextmanager
@@ -637,7 +532,8 @@ class Objective:
             self._uploads = before
 
     @contextmanager
-    def _preserved(self) -> Iterator[None]:
+    def preserved(self) -> Iterator[None]:
+        """Keep what passes change: buffers and attributes of modules and of the loss."""
         if self.placed is not None:
             self.placed.check_group()
         # Sharded modules hold their gathered weights for a while: not when these are kept.
@@ -659,60 +555,15 @@ class Objective:
 
     def swapped(self, params: Params, call: Callable[[], T]) -> T:
         """Run `call` while the model holds `params` and copies of its buffers."""
-        if self.placed is not None:
-            with self.monitored():
-                return self._placed(self.placed, params, call)
-        if self.needs_gradients:
-            # The loss takes derivatives, maybe in the parameters.
-            params = {
-                n: v if v.requires_grad else v.detach().requires_grad_()
-                for n, v in params.items()
-            }
-        if self.volatile.tensors:
-            # The forward pass writes into them (`max_norm`), and they are the user's.
-            params = {
-                n: v.clone() if n in self.volatile.tensors else v for n, v in params.items()
-            }
-        with swapped_in(self.model, params, self.loss_modules):
-            return self._from_here(call)
-
-    def _placed(self, placed: WeightsInPlace, params: Params, call: Callable[[], T]) -> T:
-        if any(value.requires_grad for value in params.values()):
-            if not gathers(self):
-                raise ModelError(_IN_PLACE)
-            return self.gathered(params, call)
-        moved = {name: value for name, value in params.items() if name in placed.slots}
-        rest = {name: value for name, value in params.items() if name not in moved}
-        own = dict(self.model.named_parameters())
-        still = {name: value for name, value in rest.items() if name in own}
-        with ExitStack() as stack:
-            stack.enter_context(buffers_in_place([self.model, *self.loss_modules], rest))
-            if still:
-                stack.enter_context(WeightsInPlace(self.model, still).moved_to(still))
-            stack.enter_context(placed.moved_to(moved))
-            return self._from_here(call)
+        return run_at(self, params, call)
 
     def monitored(self) -> AbstractContextManager[None]:
         """A block that all processes of a sharded model leave alike, or with an error."""
         return monitored(watched_groups(self.model) if is_collective(self.model) else [])
 
     def gathered(self, params: Params, call: Callable[[], T]) -> T:
-        """The same for a sharded model, with whole weights on this process."""
-        rest, idle = whole_weights(self.model, params), self.idle
-        with without_sharding(self.model):
-            try:
-                # Nothing is sent, so nobody waits.
-                self.idle = 0
-                with swapped_in(self.model, {**rest, **params}, self.loss_modules):
-                    return self._from_here(call)
-            finally:
-                self.idle = idle
-
-    def _from_here(self, call: Callable[[], T]) -> T:
-        if not self.volatile.matters:
-            return call()
-        with self._preserved():
-            return call()
+        """The same as `swapped` for a sharded model, with whole weights on this process."""
+        return run_with_whole_weights(self, params, call)
 
     def handed(self, batch: Batch) -> Batch:
         """What a loss or a metric is given: it may change containers, not the user's data."""
@@ -834,12 +685,3 @@ class Objective:
         for batch in self.iter_batches():
             with self._named, torch.set_grad_enabled(self.needs_gradients):
                 self.loss(self.model, self.handed(batch))
-
-
-def _left(names: tuple[str, ...]) -> str:
-    return f", which leaves something in '{names[0]}'," if names else ""
-
-
-def _wide_zeros(value: Tensor) -> Tensor:
-    # Sums over batches overflow half precision.
-    return torch.zeros_like(value, dtype=torch.promote_types(value.dtype, torch.float32))

@@ -24,6 +24,7 @@ from lossatlas.objective.gathered import agreed, sharding_groups, watched_groups
 from lossatlas.objective.in_place import is_collective
 from lossatlas.objective.selfcheck import FAILED
 from lossatlas.objective.standard_errors import Moments
+from lossatlas.objective.sums import GradientSums
 from lossatlas.objective.weighted import Weighted
 from lossatlas.ranks import Ranks, is_initialized, own_rank, world_size
 from lossatlas.shards import fsdp_modules, groups_of, meshes_of
@@ -249,20 +250,21 @@ class Shared:
 
     def gradient_sums(
         self,
-        call: Callable[[], tuple[dict[str, Tensor], float, bool]],
+        call: Callable[[], GradientSums],
         at: Mapping[str, Tensor] | None = None,
-    ) -> tuple[dict[str, Tensor], float, bool]:
-        """Sums of gradients over all processes, their weight, whether anything was reached."""
-        sums: list[dict[str, Tensor]] = []
+    ) -> GradientSums:
+        """Sums of gradients over all processes."""
+        totals: list[dict[str, Tensor]] = []
 
         def run() -> tuple[float, bool]:
-            total, weight, reached = call()
-            sums.append(total)
-            return weight, reached
+            sums = call()
+            totals.append(sums.total)
+            return sums.weight, sums.reached
 
-        told = self.ranks.share(run, at)
-        self.ranks.add(*sums[0].values())
-        return sums[0], sum(weight for weight, _ in told), any(reached for _, reached in told)
+        shares = self.ranks.share(run, at)
+        self.ranks.add(*totals[0].values())
+        weight = sum(weight for weight, _ in shares)
+        return GradientSums(totals[0], weight, any(reached for _, reached in shares))
 
     def fingerprint(self, data: str) -> str:
         """A digest of all shares, in the order of the processes."""
