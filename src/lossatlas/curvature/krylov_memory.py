@@ -143,10 +143,10 @@ def plan_krylov(
 ) -> KrylovPlan:
     """How the basis of a run is kept, from shapes alone; the same on all processes."""
     request.check()
-    dtype, size = torch.float32, 0
+    dtype, size, shapes = torch.float32, 0, objective.shapes
     for name in matching(objective.names, names):
-        shape = objective.shapes[name]
-        dtype, size = torch.promote_types(dtype, shape.dtype), size + shape.numel()
+        dtype = torch.promote_types(dtype, shapes[name].dtype)
+        size += shapes[name].numel()
     plan = request.plan(size, dtype, objective.device, partial(free_together, objective))
     return replace(plan, storage=_in_step(objective, plan.storage))
 
