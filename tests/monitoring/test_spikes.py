@@ -176,12 +176,14 @@ def test_the_replay_is_the_training():
     assert report.is_faithful
     helped = {trial.change: trial.helps for trial in report.trials}
     assert set(helped) >= {
-        "without the batch",
-        "with another batch",
-        "at a quarter of the rate",
+        "skipping the batch",
+        "another batch in its place",
+        "a quarter of the learning rate",
     }
     # The rate was raised by the update before the spike: any batch would have done it.
-    assert helped["with another batch"] < 0.7 < helped["without the rise of the rate"]
+    assert (
+        helped["another batch in its place"] < 0.7 < helped["no increase of the learning rate"]
+    )
 
 
 def test_dropout_is_made_again_where_the_random_state_was_noted():

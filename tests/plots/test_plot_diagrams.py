@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from lossatlas.plots import bars, canvas, trees
+from lossatlas.plots import (
+    bars,
+    canvas,
+    style,
+    trees,
+)
 from lossatlas.plots.chart import pieces
 from lossatlas.plots.scale import scale_of
 from lossatlas.topology import merge_tree, persistence
@@ -47,7 +52,7 @@ def test_every_bar_is_a_mark_and_the_certain_ones_are_filled(noisy):
     assert sum(len(line.get_xdata()) for line in marks.values()) == len(diagram)
     sure = marks["basins (H0)"]
     assert len(sure.get_xdata()) == (diagram.certain & (diagram.dimensions == 0)).sum()
-    assert marks["basins (H0), uncertain"].get_markerfacecolor() == "none"
+    assert marks["basins (H0), uncertain"].get_markerfacecolor() == style.FAINT
 
 
 def test_the_uncertain_band_is_as_high_as_the_threshold(noisy):

@@ -143,7 +143,7 @@ def test_one_minimum_on_the_edge_is_no_certain_basin_either():
     tree = merge_tree(slope)
     assert len(tree) == 1
     assert tree.certain_count == 0
-    assert "on the edge of the map" in tree.headline()
+    assert "leads to its edge" in tree.headline()
 
 
 def test_without_a_tree_the_lowest_point_is_marked():

@@ -149,7 +149,7 @@ def _mark_note(land: "Landscape", tree: grid.Tree | None) -> str:
     minima = grid.marked_minima(land, tree)
     which = surely("minima", tree.threshold).capitalize()
     edge = ", those on the edge of the map hollow" if minima.on_edge.any() else ""
-    is_sure = (minima.certain | minima.on_edge).all()
+    is_sure = minima.certain.all()
     unsure = "" if is_sure else ", those within the error gray"
     return f"{start}{which} are yellow{edge}{unsure}."
 

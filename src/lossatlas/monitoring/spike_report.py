@@ -1,4 +1,4 @@
-"""Why a loss spiked: steps made again with one thing changed at a time."""
+"""Why a loss spiked: the last updates replayed with one change at a time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,17 +54,18 @@ _EARLY_STEPS = 64
 # A first rate that is a smaller share of a later one has risen.
 _RAISED = 0.67
 _ADVICE = {
-    "number overflow": "The numbers of the forward or backward pass leave the range of their "
-    "type: use bfloat16, a GradScaler, or float32 where it happens.",
-    "bad batch": "Look at the inputs of this batch; skipping it would have helped.",
-    "wrong labels": "Look at the labels of the examples named; clipping the gradient limits "
-    "what a few of them can do.",
-    "stale second moments": "The second moments were too small for the gradients that came: "
-    "lower beta2, clip the update (StableAdamW), or clip the gradient.",
-    "no warm-up": "The same peak rate holds with a warm-up: let the rate grow over the first "
-    "updates.",
-    "rate too high": "A lower rate takes the spike away: lower the peak rate, or clip.",
-    "unexplained": "No single change takes the spike away.",
+    "number overflow": "A value of the forward or backward pass exceeds the range of its data "
+    "type: use bfloat16, a GradScaler, or float32 for that operation.",
+    "bad batch": "Inspect the inputs of this batch, or skip it.",
+    "wrong labels": "Check the labels of the listed examples; gradient clipping limits the "
+    "effect of a few wrong ones.",
+    "stale second moments": "The second moments of the optimizer were too small for the new "
+    "gradients: lower beta2, clip the update (StableAdamW), or clip the gradient.",
+    "no warm-up": "A warm-up prevents the spike at the same peak learning rate: increase the "
+    "rate over the first updates.",
+    "rate too high": "A lower learning rate prevents the spike: lower the peak rate, or clip "
+    "the gradient.",
+    "unexplained": "No single change prevents the spike.",
 }
 _REFERENCE = Reference(
     "second moments and spikes",
@@ -77,12 +78,12 @@ _REFERENCE = Reference(
 @record
 @dataclass(frozen=True)
 class Trial:
-    """The last steps made again with one change.
+    """One replay of the last updates, with one change.
 
     Attributes:
         change: what was changed.
         loss: on the reference batches afterwards; infinite where it is not finite.
-        helps: the share of the rise that went away, 0 to 1.
+        helps: the share of the rise that it prevents, 0 to 1.
     """
 
     change: str
@@ -97,15 +98,15 @@ class SpikeReport(Result):
     Attributes:
         step: the update at which the loss stood out.
         loss: of its batch, before that update.
-        deviations: robust standard deviations above the losses before it.
+        deviations: how many robust standard deviations it lies above earlier losses.
         cause: one of `CAUSES`.
-        update: the update that moved the weights to where the loss is high; the step itself
-            where the batch, not the weights, is to blame.
+        update: the update after which the loss of other batches is high; `step` itself where
+            only the loss of its own batch is.
         steps: (n,) the recorded updates.
         losses: (n,) of their batches.
         reference: (n,) the loss of the same few batches before each update.
         gradient_norms: (n,) length of the gradient.
-        trials: what became of the reference loss with one thing changed at a time.
+        trials: the reference loss after replays with one change each.
         layers: parameter -> its gradient over the median of the steps before, the largest
             first.
         examples: place in the batch -> loss, of the examples that stand out.
@@ -114,7 +115,7 @@ class SpikeReport(Result):
         edge_after: the same at the spike.
         second_moments: root mean square of g^2 / v at `update`; about 1 is usual.
         is_faithful: whether the replay gave the recorded losses.
-        note: what could not be done, a sentence; empty where all could.
+        note: what could not be measured, a sentence; empty where nothing failed.
     """
 
     step: int
@@ -137,7 +138,7 @@ class SpikeReport(Result):
 
     @classmethod
     def unexplained(cls, step: int, loss: float, deviations: float, why: str) -> "SpikeReport":
-        """A spike whose steps could not be made again."""
+        """A spike whose updates could not be replayed."""
         none, lost = np.array([math.nan]), Estimate(math.nan, why_no_error=why)
         return cls(
             step, loss, deviations, "unexplained", step, np.array([float(step)]),
@@ -171,12 +172,12 @@ class SpikeReport(Result):
         helped = [t for t in self.trials if t.helps >= _EXPLAINS]
         if helped:
             shown = "; ".join(f"{t.change} ({number(100 * t.helps, 2)} %)" for t in helped)
-            sentences.append(f"Of the rise of the loss went away: {shown}.")
+            sentences.append(f"Replays with one change prevent the rise of the loss: {shown}.")
         sentences.append(_ADVICE[self.cause])
         if not self.is_faithful:
             sentences.append(
-                "The steps made again differ from the recorded ones (dropout, clipping or data "
-                "that change): take the cause as a hint."
+                "The replayed updates do not reproduce the recorded losses (dropout, clipping "
+                "or changing data): the cause is tentative."
             )
         if self.note:
             sentences.append(self.note)
@@ -185,19 +186,16 @@ class SpikeReport(Result):
     def _what(self) -> str:
         if self.update == self.step:
             return (
-                f"The loss of this batch is {number(self.loss)}; that of other batches did not "
-                "rise, so the weights are sound."
+                f"The loss of this batch is {number(self.loss)}; the loss of other batches did "
+                "not rise, so the batch is the cause, not the weights."
             )
-        return (
-            "The loss of other batches rose as well; the update that moved the weights there "
-            f"is number {self.update:,}."
-        )
+        return f"The loss of other batches rose too, most of all after update {self.update:,}."
 
     def figures(self) -> tuple[Figure, ...]:
         """The losses up to the spike."""
         caption = (
-            "Loss of each batch (dots) and of the same reference batches (line) before every "
-            "update that was made again."
+            "Loss of each batch (dots) and of the same reference batches (line) before each "
+            "replayed update."
         )
         title = "Losses up to the spike"
         return (chart_of("spike", title, self._chart, caption=caption, alt=self.headline()),)
@@ -210,7 +208,9 @@ class SpikeReport(Result):
         layers = tuple((name, f"{number(value, 3)}x") for name, value in self.layers.items())
         examples = tuple((place, number(value)) for place, value in self.examples.items())
         tables = (
-            Table("Steps made again", ("change", "reference loss", "of the rise gone"), trials),
+            Table(
+                "Replays with one change", ("change", "loss after it", "rise prevented"), trials
+            ),
             Table("Layers", ("parameter", "gradient over its median"), layers),
             Table("Examples", ("place in the batch", "loss"), examples),
         )
@@ -239,7 +239,7 @@ def explain(
     deviations: float = math.inf,
     max_norm: float | None = None,
 ) -> SpikeReport:
-    """Make the recorded steps again and find what the last of them is due to.
+    """Replay the recorded updates and find the cause of the spike at the last one.
 
     Args:
         model: of the training; stays as it is.
@@ -263,7 +263,7 @@ def explain(
 
 
 class _Case:
-    # One spike: the steps made again, and what is read of them.
+    # One spike: the replayed updates, and what is measured on them.
     def __init__(
         self, replay: Replay, snapshot: Snapshot, entries: Sequence[RecordedStep]
     ) -> None:
@@ -330,7 +330,7 @@ class _Case:
         return self.rise > _BLAMED * own or self.largest_rise > _BLAMED_ONE * own
 
     def report(self, deviations: float) -> SpikeReport:
-        """All of it."""
+        """The cause of the spike with all that was measured."""
         blamed = self.weights_are_to_blame()
         update = self._update() if blamed else self.spike
         trials = self._trials(update, blamed)
@@ -382,23 +382,23 @@ class _Case:
             return ()
         count = len(self.before)
         trials = [
-            self._trial("without the batch", skip=(update.step,)),
-            self._trial("at a quarter of the rate", scales=[0.25] * count),
+            self._trial("skipping the batch", skip=(update.step,)),
+            self._trial("a quarter of the learning rate", scales=[0.25] * count),
         ]
         ordinary = self._ordinary(update)
         if ordinary is not None:
             trials.append(
-                self._trial("with another batch", other={update.step: ordinary.batch})
+                self._trial("another batch in its place", other={update.step: ordinary.batch})
             )
         first = max(self.before[0].rates)
         kept = [min(1.0, first / max(*entry.rates, 1e-300)) for entry in self.before]
         if min(kept) < _RAISED:
-            trials.append(self._trial("without the rise of the rate", scales=kept))
+            trials.append(self._trial("no increase of the learning rate", scales=kept))
         if math.isfinite(self.ratios[-1]):
-            trials.append(self._trial("with limited updates", clip=True))
+            trials.append(self._trial("clipped updates", clip=True))
         if self.snapshot.step == 0 and self.spike.step <= _EARLY_STEPS:
             rates = [(at + 1) / _EARLY_STEPS for at in range(count)]
-            trials.append(self._trial("with warm-up", scales=rates))
+            trials.append(self._trial("a warm-up", scales=rates))
         return tuple(trials)
 
     def _cause(self, update: RecordedStep, trials: Sequence[Trial], *, blamed: bool) -> str:
@@ -407,19 +407,19 @@ class _Case:
         if not blamed:
             return "bad batch" if self._is_unlike(self.spike.batch) else "wrong labels"
         helps = {trial.change: trial.helps >= _EXPLAINS for trial in trials}
-        skipped = helps.get("without the batch", False)
-        other = helps.get("with another batch", True)
+        skipped = helps.get("skipping the batch", False)
+        other = helps.get("another batch in its place", True)
         # From the most special cause to the most general one.
         causes = {
-            "stale second moments": helps.get("with limited updates", False)
+            "stale second moments": helps.get("clipped updates", False)
             and self._is_stale(update),
             "bad batch": skipped and other and self._is_unlike(update.batch),
-            "no warm-up": helps.get("with warm-up", False),
+            "no warm-up": helps.get("a warm-up", False),
             # At these rates an ordinary batch in its place does the same.
-            "rate too high": helps.get("at a quarter of the rate", False)
+            "rate too high": helps.get("a quarter of the learning rate", False)
             or (skipped and not other),
         }
-        if helps.get("without the rise of the rate", False):
+        if helps.get("no increase of the learning rate", False):
             return "rate too high"
         causes_that_explain = (cause for cause, explains in causes.items() if explains)
         return next(causes_that_explain, "bad batch" if skipped else "unexplained")

@@ -65,32 +65,45 @@ class Bars(Protocol):
     def __len__(self) -> int: ...
 
 
-def persistence_chart(bars: Bars, *, scale: Scale | None = None) -> Chart:
+def persistence_chart(
+    bars: Bars, *, scale: Scale | None = None, open_births: Floats | None = None
+) -> Chart:
     """A persistence diagram with the band in which nothing is certain.
 
     Args:
         bars: the bars.
         scale: how losses are spread; straight by default.
+        open_births: births of basins whose minimum lies on the edge of the map.
 
     Returns:
-        The chart. Bars that never end are on the dashed line at the top.
+        The chart: gray within the error, hollow on the edge. Bars that never end stand on the
+        dashed line at the top.
     """
     frame = diagram_frame(bars.low, bars.high, scale)
     layers = [*frame_layers(frame, bars.threshold, has_endless=bool(_essential(bars).any()))]
     for group in bar_groups(bars):
-        color = style.DIMENSION_COLORS[group.dimension]
-        layers.append(
-            Points(
-                bars.births[group.rows],
-                np.minimum(bars.deaths[group.rows], frame.ceiling),
-                color=color if group.is_certain else "",
-                edge=color,
-                symbol=_SYMBOLS[group.dimension],
-                name=group.name,
-                hover=[_bar_text(bars, row) for row in group.rows.tolist()],
-            )
-        )
+        is_open = np.zeros(len(group.rows), dtype=np.bool_)
+        if open_births is not None and group.dimension == 0:
+            is_open = np.isin(bars.births[group.rows], open_births)
+        for on_edge, rows in ((False, group.rows[~is_open]), (True, group.rows[is_open])):
+            if rows.size:
+                layers.append(_births_and_deaths(bars, group, rows, frame, on_edge=on_edge))
     return frame_chart(frame, "Persistence diagram", layers)
+
+
+def _births_and_deaths(
+    bars: Bars, group: "Group", rows: Ints, frame: "Frame", *, on_edge: bool
+) -> Layer:
+    color = style.DIMENSION_COLORS[group.dimension] if group.is_certain else style.FAINT
+    return Points(
+        bars.births[rows],
+        np.minimum(bars.deaths[rows], frame.ceiling),
+        color=style.PAPER if on_edge else color,
+        edge=color,
+        symbol=_SYMBOLS[group.dimension],
+        name=f"{group.name}, on the edge" if on_edge else group.name,
+        hover=[_bar_text(bars, row) for row in rows.tolist()],
+    )
 
 
 def _essential(bars: Bars) -> Bools:

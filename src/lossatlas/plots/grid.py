@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 CENTER = "origin"
 MOST_MINIMA = 24
 ON_EDGE, UNSURE = "minimum on the edge", "minimum within the error"
+UNSURE_ON_EDGE = f"{UNSURE}, on the edge"
 
 
 class Grid(Protocol):
@@ -181,8 +182,8 @@ class Minima:
         values: loss there.
         stderr: its standard error, NaN where there is none.
         persistences: length of the branch of each; infinite for the deepest.
-        certain: True where that is longer than the tree's threshold, inside the map.
-        on_edge: True where it is longer and the minimum lies on the edge of the map.
+        certain: True where that is longer than the tree's threshold.
+        on_edge: True where the minimum lies on the edge of the map and is not counted.
     """
 
     numbers: Ints
@@ -205,8 +206,13 @@ class Minima:
 
 def minimum_groups(minima: Minima, sure: str) -> list[tuple[str, Bools]]:
     """What minima are called on a map, and which they are; nothing where there are none."""
-    unsure = ~(minima.certain | minima.on_edge)
-    groups = [(sure, minima.certain), (ON_EDGE, minima.on_edge), (UNSURE, unsure)]
+    certain, on_edge = minima.certain, minima.on_edge
+    groups = [
+        (sure, certain & ~on_edge),
+        (ON_EDGE, certain & on_edge),
+        (UNSURE, ~certain & ~on_edge),
+        (UNSURE_ON_EDGE, ~certain & on_edge),
+    ]
     return [(name, chosen) for name, chosen in groups if chosen.any()]
 
 
@@ -248,8 +254,8 @@ def marked_minima(grid: Grid, tree: Tree | None, most: int = MOST_MINIMA) -> Min
     else:
         numbers = most_persistent(tree, most)
         at, lives = tree.minima[numbers], tree.persistences[numbers]
-        certain = tree.counted[numbers]
-        on_edge = tree.certain[numbers] & ~certain
+        certain = tree.certain[numbers]
+        on_edge = tree.on_edge[numbers] & ~tree.counted[numbers]
     return Minima(
         numbers=numbers,
         points=coordinates(grid, at),

@@ -22,6 +22,7 @@ from lossatlas.plots.chart import (
 from lossatlas.plots.grid import (
     ON_EDGE,
     UNSURE,
+    UNSURE_ON_EDGE,
     Floats,
     Grid,
     Landmark,
@@ -44,6 +45,7 @@ from lossatlas.plots.grid import (
 from lossatlas.plots.scale import Scale, scale_of
 from lossatlas.text import axis_title, loss_title, short, surely
 
+_UNSURE = {UNSURE, UNSURE_ON_EDGE}
 _NUMBERED = 9
 _LIFT = 0.012
 _MOST_MARKED = 201
@@ -138,11 +140,11 @@ def _mark(mark: Landmark) -> Iterator[Layer]:
 def _minima(minima: Minima, tree: Tree | None, heights: Floats | None = None) -> list[Layer]:
     layers: list[Layer] = []
     sure = "lowest point" if tree is None else surely("minimum", tree.threshold)
-    several = np.count_nonzero(minima.certain | minima.on_edge) > 1
+    several = np.count_nonzero(minima.certain) > 1
     for name, chosen in minimum_groups(minima, sure):
         x, y = minima.points[chosen, 0], minima.points[chosen, 1]
         numbers = [str(k) for k in minima.numbers[chosen].tolist()]
-        is_numbered = several and name != UNSURE and heights is None
+        is_numbered = several and name not in _UNSURE and heights is None
         labels = [k if i < _NUMBERED else "" for i, k in enumerate(numbers)]
         layers.append(
             Points(
@@ -161,10 +163,10 @@ def _minima(minima: Minima, tree: Tree | None, heights: Floats | None = None) ->
 
 
 def _look(name: str) -> "Look":
-    # Of a minimum: hollow on the edge of the map, where it is none that counts.
-    if name == ON_EDGE:
-        return {"color": style.PAPER, "edge": style.SURE, "size": 10.0}
-    color, size = (style.FAINT, 6.0) if name == UNSURE else (style.SURE, 10.0)
+    # Of a minimum: gray within the error; hollow on the edge of the map, where none counts.
+    color, size = (style.FAINT, 6.0) if name in _UNSURE else (style.SURE, 10.0)
+    if name in {ON_EDGE, UNSURE_ON_EDGE}:
+        return {"color": style.PAPER, "edge": color, "size": size}
     return {"color": color, "edge": style.INK, "size": size}
 
 

@@ -202,7 +202,7 @@ class Survey(Result):
         return (
             *self.landscape.figures(self.tree),
             *self.tree.figures(),
-            *self.diagram.figures(scale_of(self.landscape.values)),
+            *self.diagram.figures(scale_of(self.landscape.values), self.tree.open_births),
             *(figure for finding in self.findings.values() for figure in finding.figures()),
         )
 

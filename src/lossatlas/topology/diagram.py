@@ -215,12 +215,16 @@ class Diagram(Result):
         noun = "hill has" if sure == 1 else "hills have"
         return (f"{sure} {noun} lower ground all around with certainty (of {total:,} seen).",)
 
-    def figures(self, scale: Scale | None = None) -> tuple[Figure, ...]:
+    def figures(
+        self, scale: Scale | None = None, open_births: Floats | None = None
+    ) -> tuple[Figure, ...]:
         """Persistence diagram, barcode and Betti curves.
 
         Args:
-            scale: color and axis scale of losses, as `plots.scale_of(landscape.values)`; linear
-                by default.
+            scale: how losses are spread, as `plots.scale_of(landscape.values)`; straight by
+                default.
+            open_births: births of basins whose minimum lies on the edge of the map, as
+                `MergeTree.open_births`; drawn hollow in the persistence diagram.
 
         Returns:
             The figures.
@@ -229,14 +233,23 @@ class Diagram(Result):
         bars_text = count(len(self), "bar") + (
             ", certainty unknown" if self.why_unknown else sure
         )
+        edge = (
+            "Minima on the edge of a map are among the marks."
+            if open_births is None
+            else "Hollow: minima on the edge of the map, which are not counted."
+        )
         return (
             Figure(
                 "persistence",
                 "Persistence diagram",
-                *backends(lambda: bar_plots.persistence_chart(self, scale=scale)),
-                "One mark per basin or loop. The higher above the diagonal, the longer it "
-                "lasts; within the shaded band it may be an effect of the map's errors. Minima "
-                "on the edge of a map are included.",
+                *backends(
+                    lambda: bar_plots.persistence_chart(
+                        self, scale=scale, open_births=open_births
+                    )
+                ),
+                "One mark a basin or loop. The higher above the diagonal, the longer it lasts; "
+                "within the shaded band it may be an effect of the map's errors, and is gray. "
+                + edge,
                 f"Persistence diagram: {bars_text}.",
             ),
             Figure(

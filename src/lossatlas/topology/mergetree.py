@@ -152,6 +152,11 @@ class MergeTree(Result):
         return self.counts.edge
 
     @property
+    def open_births(self) -> Floats:
+        """Losses at the minima on the edge that are not counted, certain or not."""
+        return self.minima_values[self.on_edge & ~self.counted]
+
+    @property
     def counted(self) -> Bools:
         """True for the certain minima that count as basins: those not on the edge of the map.
 

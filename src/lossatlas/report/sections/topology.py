@@ -19,7 +19,9 @@ def topology_section(survey: Survey) -> Section:
         Diagram, barcode, merge tree, profile, Betti curves; the minima as a table.
     """
     tree, diagram = survey.tree, survey.diagram
-    persistence, barcode, betti = diagram.figures(scale_of(survey.landscape.values))
+    persistence, barcode, betti = diagram.figures(
+        scale_of(survey.landscape.values), tree.open_births
+    )
     names = {estimate.name for estimate in tree.estimates()}
     bars = [estimate for estimate in diagram.estimates() if estimate.name not in names]
     return Section(
