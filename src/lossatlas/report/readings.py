@@ -2,7 +2,7 @@
 
 from lossatlas.curvature import InstrumentResult
 from lossatlas.report.contents import Card
-from lossatlas.report.sections.instruments import answer_of
+from lossatlas.report.sections.instruments import answer_with_statistics
 from lossatlas.report.sections.loss_map import arrival_question, read_center, trust_question
 from lossatlas.report.sections.topology import basins_question, read_topology
 from lossatlas.surveys import Survey
@@ -35,12 +35,12 @@ def questions(survey: Survey) -> tuple[Card, ...]:
     results = [result for result in survey.findings.values() if result.results]
     # The chief instruments speak at the head of a page, the others where there is room.
     ordered = sorted(results, key=lambda result: not result.about.headline)
-    cards = [_card(result) for result in ordered[: _MAX_QUESTIONS - 3]]
+    cards = [_card(survey, result) for result in ordered[: _MAX_QUESTIONS - 3]]
     return basins_question(survey), arrival_question(survey), *cards, trust_question(survey)
 
 
-def _card(result: InstrumentResult) -> Card:
-    value, mark = answer_of(result)
+def _card(survey: Survey, result: InstrumentResult) -> Card:
+    value, mark = answer_with_statistics(survey, result)
     question = result.about.question or result.about.title
     return Card(question, value, mark=mark, sentences=result.sentences())
 

@@ -41,6 +41,7 @@ from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.extremes import Extremes
 from lossatlas.surveys.result_cache import keeper
 from lossatlas.surveys.results import Survey
+from lossatlas.surveys.statistics import recorded_statistics
 from lossatlas.topology import merge_tree, persistence
 from lossatlas.topology.certainty import MIN_SHARE, check_min_share
 from lossatlas.topology.field import Connectivity
@@ -164,7 +165,7 @@ def survey(
         checked=objective.checked,
         lowest=extremes.lowest(),
         loss_range=extremes.range(),
-        provenance=_record(land, seed, _asked(tools, lr, momentum) | _guessing(objective)),
+        provenance=_record(land, seed, _asked(tools, lr, momentum) | _facts(objective)),
     )
 
 
@@ -177,6 +178,10 @@ def _asked(tools: Sequence[Instrument], lr: float | None, momentum: float) -> di
         return {}
     steps = {} if lr is None else {"momentum": momentum}
     return {"instruments": [tool.name for tool in tools], "lr": lr, **steps}
+
+
+def _facts(objective: Objective) -> dict[str, Any]:
+    return {**_guessing(objective), **recorded_statistics(objective)}
 
 
 def _guessing(objective: Objective) -> dict[str, float]:

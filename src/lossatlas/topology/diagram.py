@@ -233,25 +233,8 @@ class Diagram(Result):
         bars_text = count(len(self), "bar") + (
             ", certainty unknown" if self.why_unknown else sure
         )
-        edge = (
-            "Minima on the edge of a map are among the marks."
-            if open_births is None
-            else "Hollow: minima on the edge of the map, which are not counted."
-        )
         return (
-            Figure(
-                "persistence",
-                "Persistence diagram",
-                *backends(
-                    lambda: bar_plots.persistence_chart(
-                        self, scale=scale, open_births=open_births
-                    )
-                ),
-                "One mark a basin or loop. The higher above the diagonal, the longer it lasts; "
-                "within the shaded band it may be an effect of the map's errors, and is gray. "
-                + edge,
-                f"Persistence diagram: {bars_text}.",
-            ),
+            self._persistence_figure(scale, open_births, bars_text),
             Figure(
                 "barcode",
                 "Barcode",
@@ -271,6 +254,25 @@ class Diagram(Result):
                 f"Betti curves of {bars_text}.",
                 wide=True,
             ),
+        )
+
+    def _persistence_figure(
+        self, scale: Scale | None, open_births: Floats | None, bars_text: str
+    ) -> Figure:
+        edge = (
+            "Minima on the edge of a map are among the marks."
+            if open_births is None
+            else "Hollow: minima on the edge of the map, which are not counted."
+        )
+        return Figure(
+            "persistence",
+            "Persistence diagram",
+            *backends(
+                lambda: bar_plots.persistence_chart(self, scale=scale, open_births=open_births)
+            ),
+            "One mark a basin or loop. The higher above the diagonal, the longer it lasts; "
+            f"within the shaded band it may be an effect of the map's errors, and is gray. {edge}",
+            f"Persistence diagram: {bars_text}.",
         )
 
 

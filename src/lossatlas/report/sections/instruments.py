@@ -8,6 +8,7 @@ from lossatlas.curvature.instrument import Group
 from lossatlas.report.contents import Builder, Card, Section, estimates_table
 from lossatlas.result import Estimate, Table
 from lossatlas.surveys import Survey
+from lossatlas.surveys.statistics import statistics_of
 from lossatlas.text import cut_off, number, with_error
 
 # An error that changes no digit of a headline stands in the table alone.
@@ -41,16 +42,16 @@ def group_section(survey: Survey, group: Group) -> Section | None:
         key=group.name,
         title=group.title,
         lead=group.lead,
-        cards=tuple(map(instrument_card, results)),
+        cards=tuple(instrument_card(survey, result) for result in results),
         estimates=tuple(estimate for result in results for estimate in result.estimates()),
         references=tuple(r for result in results for r in result.about.references),
     )
 
 
-def instrument_card(result: InstrumentResult) -> Card:
+def instrument_card(survey: Survey, result: InstrumentResult) -> Card:
     """What one instrument found, under the question that it answers."""
     estimates = result.estimates()
-    value, mark = answer_of(result)
+    value, mark = answer_with_statistics(survey, result)
     # Words say what they are about; a number needs its name beside it.
     is_number = not result.answer()[0]
     return Card(
@@ -62,6 +63,13 @@ def instrument_card(result: InstrumentResult) -> Card:
         figures=tuple(figure for figure in result.figures() if not figure.is_minor),
         tables=(*_table(result.about.title, estimates), *result.tables()),
     )
+
+
+def answer_with_statistics(survey: Survey, result: InstrumentResult) -> tuple[str, str]:
+    """The answer of an instrument, and which statistics of normalization layers it used."""
+    value, mark = answer_of(result)
+    kind = statistics_of(survey, result)
+    return (f"{value}, with {kind}" if value and kind else value), mark
 
 
 def answer_of(result: InstrumentResult) -> tuple[str, str]:

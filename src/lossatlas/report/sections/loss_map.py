@@ -13,6 +13,7 @@ from lossatlas.report.frames import has_surface
 from lossatlas.result import Estimate, Figure
 from lossatlas.surveys import Survey
 from lossatlas.surveys.along import weights_at
+from lossatlas.surveys.statistics import statistics_of
 from lossatlas.text import cut_off, number, with_error
 
 _MAX_HERO = 3
@@ -163,8 +164,13 @@ def _lead(survey: Survey) -> str:
     where = ", ".join(number(float(c), 3) for c in at) if at.any() else "zero"
     return (
         f"The loss around the weights, which lie at {where}, along {labels}. Coordinates count "
-        f"lengths of these directions.{_principal(survey)}"
+        f"lengths of these directions.{_principal(survey)}{_statistics(survey)}"
     )
+
+
+def _statistics(survey: Survey) -> str:
+    kind = statistics_of(survey)
+    return f" Normalization layers use {kind} on the map and at the weights." if kind else ""
 
 
 def _principal(survey: Survey) -> str:
