@@ -270,8 +270,9 @@ class Diagram(Result):
             *backends(
                 lambda: bar_plots.persistence_chart(self, scale=scale, open_births=open_births)
             ),
-            "One mark a basin or loop. The higher above the diagonal, the longer it lasts; "
-            f"within the shaded band it may be an effect of the map's errors, and is gray. {edge}",
+            "One mark per basin or loop. The higher above the diagonal, the longer it lasts; "
+            "within the shaded band it may be an effect of the map's errors, and is gray. "
+            f"{edge}",
             f"Persistence diagram: {bars_text}.",
         )
 
