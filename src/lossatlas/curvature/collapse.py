@@ -161,7 +161,7 @@ def neural_collapse(
     check_count("folds", folds, 2)
     matrix = checked_features(features)
     classes, places, counts = _checked_labels(labels, matrix, weight)
-    known = {
+    measures_of = {
         "within": lambda m, p: _within(m, p, classes, balanced),
         "norms": lambda m, p: _norms(_centered(m, p, classes, balanced)),
         "angles": lambda m, p: _angles(_centered(m, p, classes, balanced)),
@@ -169,8 +169,8 @@ def neural_collapse(
     }
     if weight is not None:
         w, b = _classifier(weight, bias)
-        known["self_dual"] = lambda m, p: _dual(_centered(m, p, classes, balanced), w)
-        known["nearest"] = lambda m, p: _disagreement(
+        measures_of["self_dual"] = lambda m, p: _dual(_centered(m, p, classes, balanced), w)
+        measures_of["nearest"] = lambda m, p: _disagreement(
             m, _centered(m, p, classes, balanced), _means(m, p, classes), w, b
         )
     estimates = {
@@ -184,10 +184,10 @@ def neural_collapse(
                 strata=places,
             ),
         )
-        for name, of in known.items()
+        for name, of in measures_of.items()
     }
-    lost = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
-    measures: dict[str, Any] = {"self_dual": lost, "nearest": lost} | estimates
+    missing = Estimate(math.nan, math.nan, why_no_error="no classifier was given")
+    measures: dict[str, Any] = {"self_dual": missing, "nearest": missing} | estimates
     return NeuralCollapse(
         **measures,
         counts=tuple(counts),

@@ -92,10 +92,11 @@ class EffectiveParameters(CheckedResult):
         )
         if not self.effective.value > 0 or not self.length:
             return (start,)
-        asked = number(self.effective.value / self.length, 3)
+        next_prior = number(self.effective.value / self.length, 3)
         return (
             start,
-            f"MacKay's next prior precision is {asked}, beside {number(self.prior, 3)} here.",
+            f"MacKay's next prior precision is {next_prior}, beside {number(self.prior, 3)} "
+            "here.",
         )
 
     def figures(self) -> tuple[Figure, ...]:

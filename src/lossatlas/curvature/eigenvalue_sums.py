@@ -104,7 +104,7 @@ def eigenvalue_sums(
             return exact
         in_range, price = None, math.inf
     options: Any = {"params": params, "names": list(matrix.params), "vectors": True}
-    found = spectrum(
+    ends = spectrum(
         objective,
         _KNOWN,
         1,
@@ -115,24 +115,22 @@ def eigenvalue_sums(
         **options,
     )
     # Eigenvectors of the top are left to no probe.
-    sharp = found.top_bounds <= _FIRM * np.abs(found.top)
-    values, kept = (
-        found.top[sharp],
-        [v for v, k in zip(found.vectors, sharp, strict=False) if k],
-    )
+    is_sharp = ends.top_bounds <= _FIRM * np.abs(ends.top)
+    values = ends.top[is_sharp]
+    vectors = [v for v, sharp in zip(ends.vectors, is_sharp, strict=False) if sharp]
     # Not its bound: below the spectrum a statistic may have a pole.
-    rest = _Rest(matrix, kept, float(min(found.bottom[0], 0.0)))
+    rest = _Rest(matrix, vectors, float(min(ends.bottom[0], 0.0)))
     known = [float(f(values).sum()) for f in statistics]
     given: Any = {"seed": seed, "probes": probes, "tolerance": tolerance}
     sums = _by_probes(rest, statistics, known, price=price, **given)
     if sums is None:
-        exact = _of_all(matrix, statistics, in_range, seed, start - found.products)
+        exact = _of_all(matrix, statistics, in_range, seed, start - ends.products)
         if exact is not None:
             return exact
         sums = _by_probes(rest, statistics, known, **given)
     assert sums is not None
-    ends = np.abs(np.concatenate([found.top, found.bottom])) + found.bounds
-    return EigenvalueSums(sums, float(ends.max()), float(found.bottom[0]))
+    sizes = np.abs(np.concatenate([ends.top, ends.bottom])) + ends.bounds
+    return EigenvalueSums(sums, float(sizes.max()), float(ends.bottom[0]))
 
 
 def _of_all(

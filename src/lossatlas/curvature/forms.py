@@ -100,8 +100,8 @@ class PlacedLeaves(dict[str, Tensor]):
         typical = scale if ranks is None else max(ranks.gather(scale))
         share = 0.0 if self._local.idling else scale / typical
         parts = placed.gradients(inner * share, ranks)
-        found = [parts[name] for name in self]
-        return [None if part is None else part * typical for part in found]
+        ordered = [parts[name] for name in self]
+        return [None if part is None else part * typical for part in ordered]
 
 
 def sandwich_form(

@@ -237,10 +237,10 @@ def _look_at_examples(
         along = _along(losses, points, [mean[name] for name in leaves])
     a, w, square = _numbers(along), _numbers(pairs.weights), dot(mean, mean)
     crossed, left = square * w**2 - 2 * w * a, a - w * square
-    kept = [fold.cpu().numpy() for fold in folds]
-    around = np.array(squares) + [crossed[fold].sum() for fold in kept]
-    uphill = np.array([left[fold].sum() for fold in kept])
-    return _Seen(a, w, around, uphill, np.array([len(fold) for fold in kept]), count)
+    rows = [fold.cpu().numpy() for fold in folds]
+    around = np.array(squares) + [crossed[fold].sum() for fold in rows]
+    uphill = np.array([left[fold].sum() for fold in rows])
+    return _Seen(a, w, around, uphill, np.array([len(fold) for fold in rows]), count)
 
 
 def _numbers(values: Tensor) -> Array:

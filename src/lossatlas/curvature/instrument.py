@@ -121,8 +121,8 @@ class Context:
         """Both ends of the Hessian's spectrum with its density, measured once."""
         from lossatlas.curvature.spectrum import Spectrum, spectrum
 
-        for known in self.findings.values():
-            for part in known.results.values():
+        for finding in self.findings.values():
+            for part in finding.results.values():
                 if isinstance(part, Spectrum) and part.density is not None:
                     return part
         count = size(self.objective.params)

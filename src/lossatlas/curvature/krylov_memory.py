@@ -110,10 +110,10 @@ class KrylovRequest:
             room = free(storage.device or device)
             rows = _fitting(taken, target, least, room)
             if rows:
-                kept = replace(storage, rows=None if rows >= most else rows)
+                fitting = replace(storage, rows=None if rows >= most else rows)
                 note = "" if kind == self.basis else _NOTES[kind]
-                memory = krylov_bytes(size, rows, dtype, kept)
-                return KrylovPlan(kept, memory, size, note)
+                memory = krylov_bytes(size, rows, dtype, fitting)
+                return KrylovPlan(fitting, memory, size, note)
         raise ArgumentError(
             f"{self.wanted} eigenvalues of {size} parameters need a basis of at least "
             f"{byte_size(taken(least))}, and {byte_size(room or 0)} are free; take fewer, or a "

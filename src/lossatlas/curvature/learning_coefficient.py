@@ -317,9 +317,9 @@ def _settled_step(
 
 def _curvature_at(objective: Objective, point: Params, kind: str, seed: int) -> float:
     options: Any = {"params": point, "curvature": kind, "seed": seed, "limit": 30}
-    found = spectrum(objective, 1, 1, False, 0.01, **options)
-    ends = np.abs(np.concatenate([found.top, found.bottom])) + found.bounds
-    return float(ends.max())
+    ends = spectrum(objective, 1, 1, False, 0.01, **options)
+    sizes = np.abs(np.concatenate([ends.top, ends.bottom])) + ends.bounds
+    return float(sizes.max())
 
 
 def _kept_draws(draws: int | None, slowest: float) -> int:

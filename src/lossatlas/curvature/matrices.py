@@ -293,20 +293,20 @@ def likelihood_of(objective: Objective, likelihood: Likelihood | None) -> str:
     if likelihood is not None:
         check_one_of("likelihood", likelihood, LIKELIHOODS)
     criterion = objective.loss.criterion if isinstance(objective.loss, Supervised) else None
-    known = _recognized(criterion)
-    if known or isinstance(criterion, tuple(_MODULES)):
+    recognized = _recognized(criterion)
+    if recognized or isinstance(criterion, tuple(_MODULES)):
         _check_unweighted(objective, criterion)
     if likelihood is None:
         _check_mean(criterion, ("mean",))
-    elif known:
+    elif recognized:
         _check_mean(criterion, ("mean", "none"))
-    if likelihood is None and known is None:
+    if likelihood is None and recognized is None:
         raise ArgumentError(
             "`likelihood` must be 'categorical', 'gaussian' or 'bernoulli' for this loss: "
             "labels are drawn from it; only cross-entropy, squared error and binary "
             "cross-entropy with logits are recognized by themselves."
         )
-    return likelihood or str(known)
+    return likelihood or str(recognized)
 
 
 def sampled_form(

@@ -395,14 +395,14 @@ def _planned(
 
 def _check_options(instrument: str, options: dict[str, Any]) -> None:
     check_one_of("instrument", instrument, tuple(MODELS))
-    known = dict(list(inspect.signature(MODELS[instrument]).parameters.items())[1:])
+    parameters = dict(list(inspect.signature(MODELS[instrument]).parameters.items())[1:])
     for name, value in options.items():
-        if name not in known:
+        if name not in parameters:
             raise ArgumentError(
                 f"`{name}`: the memory of '{instrument}' depends on "
-                f"{', '.join(known) or 'no option'}."
+                f"{', '.join(parameters) or 'no option'}."
             )
-        kind = known[name].annotation
+        kind = parameters[name].annotation
         if kind is int or (kind == int | None and value is not None):
             check_at_least(name, value, 0)
 

@@ -249,11 +249,11 @@ def _named(blocks: Any) -> list[str]:
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
-    known = dict(model.named_modules())
-    if name not in known:
-        hint = nearest(name, known)
+    modules = dict(model.named_modules())
+    if name not in modules:
+        hint = nearest(name, modules)
         raise UnknownNameError(f"`blocks`: no module is called '{name}'{hint}.")
-    module: nn.Module = known[name]
+    module: nn.Module = modules[name]
     if getattr(module, "norm_first", True) is False:
         raise ModelError(
             f"'{name}' is a post-norm block (norm_first=False); the analysis holds for "

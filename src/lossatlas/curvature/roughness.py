@@ -175,14 +175,14 @@ def roughness(
         ]
     )
     variations = np.array([variation(line) for line in lines])
-    known = variations[np.isfinite(variations)]
+    finite = variations[np.isfinite(variations)]
     cost = directions * points
     return Roughness(
-        _index(known, seed),
-        mean_of(known, cost),
+        _index(finite, seed),
+        mean_of(finite, cost),
         variations,
-        flat=int((known == 0).sum()),
-        lost=directions - len(known),
+        flat=int((finite == 0).sum()),
+        lost=directions - len(finite),
         radius=radius,
         points=points,
     )

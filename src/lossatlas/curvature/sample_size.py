@@ -209,22 +209,22 @@ def sample_size_curve(
     if objective.unit != "examples":
         raise LossError("a sample-size curve needs a loss that gives one number an example.")
     rises, base, spread = _rises(objective, directions, sigma, points, seed)
-    known = _sizes(sizes, rises.shape[1])
-    small = 1e-3 * abs(base) if tolerance is None else tolerance
-    check_positive("tolerance", small)
-    drawn = [derive_seed(seed, "order", index) for index in range(orders)]
-    rows = np.array([_curve(rises, known, each) for each in drawn])
+    curve_sizes = _sizes(sizes, rises.shape[1])
+    threshold = 1e-3 * abs(base) if tolerance is None else tolerance
+    check_positive("tolerance", threshold)
+    seeds = [derive_seed(seed, "order", index) for index in range(orders)]
+    rows = np.array([_curve(rises, curve_sizes, each) for each in seeds])
     change = rows.mean((0, 1))
     stderr, degrees = _two_way(rows)
     low, high = _band(change, stderr, degrees)
     return SampleSizeCurve(
-        known,
+        curve_sizes,
         change,
         stderr,
-        _first_below(change, known, small),
-        _first_below(low, known, small),
-        _first_below(high, known, small),
-        small,
+        _first_below(change, curve_sizes, threshold),
+        _first_below(low, curve_sizes, threshold),
+        _first_below(high, curve_sizes, threshold),
+        threshold,
         spread,
         directions,
         degrees,
@@ -285,16 +285,16 @@ def _sizes(sizes: Sequence[int] | None, examples: int) -> Array:
         wanted = np.geomspace(20, examples // 2, 20)
         return np.unique(wanted.astype(int)).astype(np.float64)
     try:
-        known = np.unique(np.asarray(sizes, dtype=np.float64))
+        numbers = np.unique(np.asarray(sizes, dtype=np.float64))
     except (TypeError, ValueError):
-        known = np.zeros(0)
-    inside = known.size and np.all((known >= 1) & (known <= examples - 1))
-    if not inside or np.any(known % 1):
+        numbers = np.zeros(0)
+    is_inside = numbers.size and np.all((numbers >= 1) & (numbers <= examples - 1))
+    if not is_inside or np.any(numbers % 1):
         raise ArgumentError(
             f"`sizes` must be whole numbers between 1 and {examples - 1} (one example less "
             f"than there are); got {sizes!r}."
         )
-    return known
+    return numbers
 
 
 def _curve(rises: Array, sizes: Array, seed: int) -> Array:
@@ -326,8 +326,8 @@ def _two_way(rows: Array) -> tuple[Array, float]:
     of_orders = rows.mean(1).var(0, ddof=1) / orders
     both = of_points + of_orders
     parts = of_points**2 / (points - 1) + of_orders**2 / (orders - 1)
-    known = both[parts > 0] ** 2 / parts[parts > 0]
-    return np.sqrt(both), float(known.min(initial=points + orders - 2))
+    degrees = both[parts > 0] ** 2 / parts[parts > 0]
+    return np.sqrt(both), float(degrees.min(initial=points + orders - 2))
 
 
 def _band(change: Array, stderr: Array, degrees: float) -> tuple[Array, Array]:

@@ -143,19 +143,19 @@ def says_checks(measure: F) -> F:
 
     @functools.wraps(measure)
     def measured(*args: Any, **options: Any) -> Any:
-        found = measure(*args, **options)
+        outcome = measure(*args, **options)
         objective = args[0] if args else options["objective"]
-        return replace(found, checked=objective.checked)
+        return replace(outcome, checked=objective.checked)
 
     return cast(F, measured)
 
 
-def _require(found: Check) -> None:
-    if found.status != FAILED:
+def _require(check: Check) -> None:
+    if check.status != FAILED:
         return
-    if found.sentence.startswith("differences of"):
+    if check.sentence.startswith("differences of"):
         remedy = "the loss is not smooth enough for them (kinks, or low precision)."
-    elif found.name == "gradient":
+    elif check.name == "gradient":
         remedy = (
             "curvature of it is not that of the loss; map only, or take it as it is with "
             "Objective(..., derivatives='unchecked')."
@@ -166,7 +166,7 @@ def _require(found: Check) -> None:
             "adjoint may have none; write its backward with differentiable operations, or "
             "pass Objective(..., derivatives='differences') where the loss is smooth."
         )
-    raise DerivativeError(f"{found.sentence}: {remedy}")
+    raise DerivativeError(f"{check.sentence}: {remedy}")
 
 
 def check_hessian(objective: Objective) -> Check:
@@ -361,17 +361,17 @@ def _slopes(line: Line, step: float, like: Vectors) -> Vectors:
     return [v.detach() for v in _filled(gradient, like)]
 
 
-def _worded(found: Check, name: str, what: str, of: str) -> Check:
-    if found.status == PASSED:
-        return replace(found, name=name, sentence=f"{what} equal differences of {of}")
-    if found.status == FAILED:
-        where = f" in {found.sentence}" if found.sentence.startswith("'") else ""
+def _worded(check: Check, name: str, checked: str, compared: str) -> Check:
+    if check.status == PASSED:
+        return replace(check, name=name, sentence=f"{checked} equal differences of {compared}")
+    if check.status == FAILED:
+        where = f" in {check.sentence}" if check.sentence.startswith("'") else ""
         sentence = (
-            f"{what} are off by {found.figure:.2g} of their size{where} from central "
-            f"differences of {of}, at every step"
+            f"{checked} are off by {check.figure:.2g} of their size{where} from central "
+            f"differences of {compared}, at every step"
         )
-        return replace(found, name=name, sentence=sentence)
-    return replace(found, name=name)
+        return replace(check, name=name, sentence=sentence)
+    return replace(check, name=name)
 
 
 def _filled(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vectors:

@@ -78,10 +78,10 @@ class WorstSharpness(CheckedResult):
     def figures(self) -> tuple[Figure, ...]:
         """The rise beside that of the one step which SAM takes."""
         first = Estimate(self.first_step, name="first step, along the gradient")
-        found = replace(self.rise, name="worst found")
+        worst = replace(self.rise, name="worst found")
         caption = "Rises of the loss on the ball; error bars are standard errors."
         title, axis = "Rises within the ball", "rise of the loss"
-        return (rows_figure(title, (first, found), axis, caption=caption),)
+        return (rows_figure(title, (first, worst), axis, caption=caption),)
 
 
 def _kind(adaptive: bool) -> tuple[str, str]:
@@ -131,10 +131,10 @@ class Sharpness(Result):
 
     def figures(self) -> tuple[Figure, ...]:
         """All rises in one picture."""
-        found = self.estimates()
+        rises = self.estimates()
         caption = "Rises of the loss near the weights; error bars are standard errors."
         title, axis = "Rises of the loss", "rise of the loss"
-        return (rows_figure(title, found, axis, log=True, caption=caption),) if found else ()
+        return (rows_figure(title, rises, axis, log=True, caption=caption),) if rises else ()
 
 
 class _Ball:

@@ -372,8 +372,8 @@ def _diagonal_inside(lanczos: Lanczos) -> Tensor:
 def _diagonal_outside(apply: Callable[[Tensor], Tensor], lanczos: Lanczos, seed: int) -> Tensor:
     probe = rademacher(lanczos.size, seed, lanczos.basis[0])
     image = apply(probe)
-    known = lanczos.basis.coefficients(image)[: lanczos.steps, None]
-    return probe * (image - lanczos.basis.combine(known)[0])
+    inside = lanczos.basis.coefficients(image)[: lanczos.steps, None]
+    return probe * (image - lanczos.basis.combine(inside)[0])
 
 
 def _check_counts(limit: int, rows: int) -> None:

@@ -23,7 +23,7 @@ MOST_BEYOND = 1000
 # Where a DataLoader over a stream keeps the length that it was asked for.
 _ASKED = "_IterableDataset_len_called"
 # Of which data it was said that they are longer than they say.
-_TOLD: weakref.WeakSet[Any] = weakref.WeakSet()
+_WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
 _SOME = "list(itertools.islice(batches, 64))"
 
 
@@ -62,7 +62,7 @@ def known_length(batches: Iterable[Batch], measure: Callable[[Any], int] = len) 
     """How many batches there are, where they say so."""
     try:
         # Every DataLoader has `__len__`; over a stream it raises, each kind in its own way.
-        with _length_not_asked(batches):
+        with _hidden_length(batches):
             return measure(batches)
     except (TypeError, NotImplementedError, AttributeError, ValueError):
         return None
@@ -74,15 +74,15 @@ def walk_to_end(batches: Iterable[Batch]) -> Iterator[Batch]:
     # Also of what only knows an upper bound, which Python calls a hint.
     bound = known_length(batches, operator.length_hint) if length is None else length
     most = MOST_BEYOND + (bound or 0)
-    with _length_not_asked(batches):
+    with _hidden_length(batches):
         source = iter(batches)
     for count, batch in enumerate(source):
         if count == length:
             _warn_of_length(batches, length)
         if count >= most:
-            told = "no length" if length is None else f"a length of {length:,}"
+            stated = "no length" if length is None else f"a length of {length:,}"
             raise DataError(
-                f"`batches` has {told} and did not end after {most:,} batches: a stream that "
+                f"`batches` has {stated} and did not end after {most:,} batches: a stream that "
                 f"never ends cannot be walked. Pass some of it, {_SOME} (`limit=` where a "
                 "trainer gives the data); one that does end needs a `__len__`."
             )
@@ -90,7 +90,7 @@ def walk_to_end(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 @contextmanager
-def _length_not_asked(batches: Any) -> Iterator[None]:
+def _hidden_length(batches: Any) -> Iterator[None]:
     # A DataLoader that was asked for a length that is too small warns at every further batch.
     held = getattr(batches, "__dict__", {})
     before = held.get(_ASKED)
@@ -105,12 +105,12 @@ def _length_not_asked(batches: Any) -> Iterator[None]:
 
 def _warn_of_length(batches: Any, length: int) -> None:
     try:
-        told = batches in _TOLD
-        _TOLD.add(batches)
+        has_warned = batches in _WARNED
+        _WARNED.add(batches)
     except TypeError:
-        # What cannot be remembered is told at every walk.
-        told = False
-    if not told:
+        # What cannot be remembered is warned of at every walk.
+        has_warned = False
+    if not has_warned:
         warnings.warn(
             f"`batches` has a length of {length:,} and gave more batches than that; all of "
             "them count. Mend its `__len__`, or that of the data set of a DataLoader.",

@@ -80,15 +80,15 @@ class ChanceLevel:
 
 def chance_level(objective: Objective) -> ChanceLevel | None:
     """The loss beside that of a constant prediction; None where the latter is not known."""
-    found = _constant_losses(objective)
-    if found is None:
+    constant_losses = _constant_losses(objective)
+    if constant_losses is None:
         return None
     is_guessed = guessed_classes(objective.model) is not None
     try:
         loss = objective.evaluate()
     except AtlasError:
         return None
-    return ChanceLevel(loss.value, loss.stderr, loss.samples, *found, is_guessed)
+    return ChanceLevel(loss.value, loss.stderr, loss.samples, *constant_losses, is_guessed)
 
 
 # Of the best constant, and of zero.
@@ -99,11 +99,11 @@ def _constant_losses(objective: Objective) -> tuple[float, float] | None:
     if objective.shared is not None or objective.placed is not None:
         return None
     try:
-        found = _fitted(objective)
+        losses = _fitted(objective)
     except Exception:
         # A loss that needs more of a model than its outputs has no constant to compare with.
         return None
-    return found if math.isfinite(found[0]) and found[0] > _PERFECT else None
+    return losses if math.isfinite(losses[0]) and losses[0] > _PERFECT else None
 
 
 class _Recorder:

@@ -113,8 +113,8 @@ def validate_loss(objective: "Objective", *, twice: bool) -> Look:
                     objective.with_params(None, lambda: _pass_again(objective, known=known))
                     for _ in range(2)
                 )
-                drawn = _agree(again, same)
-                raise StochasticError(_reason(objective, before, second, drawn=drawn))
+                is_random = _agree(again, same)
+                raise StochasticError(_reason(objective, before, second, drawn=is_random))
         several = weights is None and len(first.values) > 1
         findings = [weighs_by_itself(objective)] if several else []
         if known or (objective.collective_ranks is not None and not first.values):

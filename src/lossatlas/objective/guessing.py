@@ -22,11 +22,11 @@ def guessed_classes(model: nn.Module) -> int | None:
     config: Any = getattr(bare, "config", None)
     name = type(bare).__name__
     if name.endswith(_TOKENS):
-        found = getattr(config, "vocab_size", None)
+        classes = getattr(config, "vocab_size", None)
     elif name.endswith(_LABELS):
         problem = getattr(config, "problem_type", None)
         is_single = problem in (None, "single_label_classification")
-        found = getattr(config, "num_labels", None) if is_single else None
+        classes = getattr(config, "num_labels", None) if is_single else None
     else:
         return None
-    return found if isinstance(found, int) and found > 1 else None
+    return classes if isinstance(classes, int) and classes > 1 else None

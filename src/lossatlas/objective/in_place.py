@@ -256,19 +256,19 @@ class WeightsInPlace(Mapping[str, Tensor]):
             self._sum(result, result.keys() - split, ranks)
         return result
 
-    def _sum(self, found: dict[str, Tensor | None], names: Set[str], ranks: Ranks) -> None:
+    def _sum(self, gradients: dict[str, Tensor | None], names: Set[str], ranks: Ranks) -> None:
         # Parameters that every process holds whole beside those that are sharded: the module
         # leaves their gradients as they are on each. Some processes may have none.
-        own = [name for name in self.slots if name in names and found[name] is not None]
-        reached = set().union(*ranks.gather(own))
-        parts = {name: found[name] for name in self.slots if name in reached}
+        present = [name for name in self.slots if name in names and gradients[name] is not None]
+        reached = set().union(*ranks.gather(present))
+        parts = {name: gradients[name] for name in self.slots if name in reached}
         sums = {
             name: torch.zeros_like(self.slots[name].parameter) if part is None else part
             for name, part in parts.items()
         }
         # Together: each call of its own would first wait for all processes once more.
         ranks.add(*sums.values())
-        found.update(sums)
+        gradients.update(sums)
 
     def check_gradients(self) -> None:
         """Refuse weights that are gone after a pass, and those that get no gradient."""
@@ -362,10 +362,10 @@ def gradient_in_place(objective: "Objective", params: Params | None) -> dict[str
         with torch.enable_grad():
             return local.with_params(params, partial(_walk, local, total))
 
-    told = [run()] if ranks is None else ranks.share(run, at=params)
+    parts = [run()] if ranks is None else ranks.share(run, at=params)
     if ranks is not None and not placed.sums:
         ranks.add(*total.values())
-    weight, reached = sum(w for w, _ in told), any(r for _, r in told)
+    weight, reached = sum(w for w, _ in parts), any(r for _, r in parts)
     if not reached and not set(total) <= set(objective.unused):
         raise LossError(
             "`loss` does not lead back to the parameters, so it has no gradient; return the "

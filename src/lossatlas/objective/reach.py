@@ -150,15 +150,15 @@ def _gradients_of_both(objective: "Objective", batch: Batch) -> tuple[set[str], 
 
 
 def _reach_of_values(objective: "Objective", why: str) -> Reach:
-    known = True
+    are_finite = True
     shared = [objective.first_batch()] if objective.collective_ranks is not None else None
     for batch in shared or objective.iter_batches():
         values = _Values(objective, batch)
-        known &= math.isfinite(values.base)
+        are_finite &= math.isfinite(values.base)
         if math.isfinite(values.base) and values.move(objective.names, outputs=True):
             sentence = f"{why}; it moves with the parameters"
             return Reach(Check("reach", PASSED, sentence=sentence))
-    if known:
+    if are_finite:
         raise ModelError(_nothing_moves(objective))
     return Reach(Check("reach", UNKNOWN, sentence=f"{why}, and the loss is not finite"))
 

@@ -233,19 +233,17 @@ class Shared:
                 "the loss gives one number an example on some processes and a mean on others; "
                 "let it return the same on all of them."
             )
-        whole._per_example, whole._weighted = every[0][0], any(found[1] for found in every)
-        whole.notes = tuple(dict.fromkeys(note for found in every for note in found[2]))
-        silent = set.intersection(*(set(found[3]) for found in every))
+        whole._per_example, whole._weighted = every[0][0], any(each[1] for each in every)
+        whole.notes = tuple(dict.fromkeys(note for each in every for note in each[2]))
+        silent = set.intersection(*(set(each[3]) for each in every))
         whole.unused = tuple(name for name in whole.names if name in silent)
-        broken = set().union(*(found[4] for found in every))
+        broken = set().union(*(each[4] for each in every))
         whole.cut = tuple(name for name in whole.names if name in broken)
         whole.volatile, whole.kinds = local.volatile, local.kinds
         whole.walk_seconds = local.walk_seconds
         whole.needs_gradients = any(self.ranks.gather(local.needs_gradients))
         checks = self.ranks.gather(dict(local.checks))
-        failed = [
-            found for found in checks for check in found.values() if check.status == FAILED
-        ]
+        failed = [each for each in checks for check in each.values() if check.status == FAILED]
         whole.checks |= (failed or checks)[0]
 
     def gradient_sums(

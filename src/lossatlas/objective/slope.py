@@ -40,11 +40,11 @@ def check_slope(objective: "Objective") -> Check:
     passed: list[Check] = []
     with shared_lines(objective) as lines:
         for number in range(_DIRECTIONS):
-            found, gaps = _looked_at(lines, number, steps=1 if passed else 2)
+            check, gaps = _looked_at(lines, number, steps=1 if passed else 2)
             every += gaps
-            if not gaps and found.status != PASSED:
-                return found
-            passed += [] if gaps else [found]
+            if not gaps and check.status != PASSED:
+                return check
+            passed += [] if gaps else [check]
             if len(passed) == _ENOUGH:
                 return max(passed, key=lambda check: check.figure)
     clear = _exact(objective, every)
@@ -54,8 +54,10 @@ def check_slope(objective: "Objective") -> Check:
     if middle.size <= _FAR:
         return Check("gradient", UNKNOWN, middle.size, _KINKS)
     if _stationary(every):
-        told = "the gradient is zero, and differences of values fall to zero with their step"
-        return Check("gradient", UNKNOWN, sentence=told)
+        sentence = (
+            "the gradient is zero, and differences of values fall to zero with their step"
+        )
+        return Check("gradient", UNKNOWN, sentence=sentence)
     return _integrated(objective, clear, middle)
 
 
@@ -85,8 +87,8 @@ def _integrated(objective: "Objective", gaps: list["_Gap"], middle: "_Gap") -> C
     size = max(size for _, size, _ in integrals)
     if size > AGREE:
         return Check("gradient", UNKNOWN, size, _KINKS)
-    told = "the integral of its slope across kinks equals differences of values"
-    return Check("gradient", PASSED, size, told)
+    sentence = "the integral of its slope across kinks equals differences of values"
+    return Check("gradient", PASSED, size, sentence)
 
 
 def _suitable(gap: "_Gap") -> tuple[bool, float]:
@@ -174,12 +176,12 @@ def _slope(line: Line, slope: float, usual: float, steps: int) -> tuple[Check, l
 
 def _gap(line: Line, step: float, slope: float, usual: float) -> _Gap:
     low, high = line.value(-step), line.value(step)
-    found = (high - low) / (2 * step * line.length)
-    scale = max(abs(slope), abs(found), usual) or 1.0
+    difference = (high - low) / (2 * step * line.length)
+    scale = max(abs(slope), abs(difference), usual) or 1.0
     rounding = line.rounding.of_difference(step) / scale
     value = max(abs(low), abs(high))
-    size, noise = abs(found - slope) / scale, rounding * value
-    return _Gap(size, noise, rounding, value, slope, found, step, line.number)
+    size, noise = abs(difference - slope) / scale, rounding * value
+    return _Gap(size, noise, rounding, value, slope, difference, step, line.number)
 
 
 def _agreeing(gaps: list[_Gap], steps: int) -> _Gap | None:

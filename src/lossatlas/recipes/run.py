@@ -159,8 +159,8 @@ def run_recipe(
     names = [*averages, *(["bank"] if parsed.weights == "bank" else [])]
     if parsed.has("interpolated"):
         names.append(named(parsed.setting("interpolated", 16.0)))
-    kept = Averages(model, names, wide=parsed.has("interpolated"))
-    training = RecipeTraining(setup, parsed, model, steps[-1], kept)
+    weight_averages = Averages(model, names, wide=parsed.has("interpolated"))
+    training = RecipeTraining(setup, parsed, model, steps[-1], weight_averages)
     reader = _Reader(training, steps, keep)
     run = train(
         model,

@@ -144,14 +144,14 @@ class TransferCheck(Result):
         left += tuple(map(as_sentence, self.notes))
         if self.passed:
             return (f"Sizes and updates keep what muP promises {span}.", *left)
-        told = [
+        breaks = [
             f"{_subject(s)} goes as width^{s.slope.value:.2f}; {_promise(s)}."
             for s in self.scalings
             if s.breaks
         ]
         return (
             f"The parametrization is not muP {span}: learning rates do not transfer.",
-            *told,
+            *breaks,
             *left,
         )
 

@@ -93,8 +93,10 @@ class Instruments:
 
     def validate(self, loss: Estimate | float) -> None:
         """Take the loss of validation examples in."""
-        known = isinstance(loss, Estimate)
-        self._valid = (loss.value, loss.stderr) if known else (float(loss), math.nan)  # type: ignore[union-attr, arg-type]
+        if isinstance(loss, Estimate):
+            self._valid = loss.value, loss.stderr
+        else:
+            self._valid = float(loss), math.nan
 
     @property
     def opens(self) -> bool:
@@ -175,8 +177,8 @@ class Instruments:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._losses, self._valid = list(state["losses"]), state["valid"]
-        kept = state["gradients"]
-        self._gradients = None if kept is None else _unnamed(self.optimizer, kept)
+        saved = state["gradients"]
+        self._gradients = None if saved is None else _unnamed(self.optimizer, saved)
         if self._tracker is not None:
             self._tracker.load(state["tracker"])
 

@@ -173,13 +173,13 @@ def _variability(means: Array) -> float:
 
 def _jackknife(means: Array) -> Array:
     count = (len(means) - 1) // 2
-    left = []
+    statistics = []
     for pair in range(count):
-        kept = np.delete(means, [1 + 2 * pair, 2 + 2 * pair])
-        ring = kept[1 : 7 if pair < 4 else 9]
-        sharp = (ring.mean() - kept[0]) / (kept[0] + 1e-8)
-        left.append([sharp if pair < 4 else np.nan, _variability(kept)])
-    table = np.array(left)
+        others = np.delete(means, [1 + 2 * pair, 2 + 2 * pair])
+        ring = others[1 : 7 if pair < 4 else 9]
+        sharp = (ring.mean() - others[0]) / (others[0] + 1e-8)
+        statistics.append([sharp if pair < 4 else np.nan, _variability(others)])
+    table = np.array(statistics)
 
     def error(column: Array) -> float:
         n = len(column)

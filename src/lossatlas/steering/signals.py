@@ -87,10 +87,10 @@ def _adam(state: dict[str, Any], group: Group, g: Tensor) -> tuple[Tensor, Tenso
 
 
 def _sgd(state: dict[str, Any], group: Group, g: Tensor) -> tuple[Tensor, Tensor]:
-    beta, kept = group["momentum"], state.get("momentum_buffer")
+    beta, buffer = group["momentum"], state.get("momentum_buffer")
     if beta == 0:
         return g, g
-    step = g if kept is None else beta * kept + (1 - group["dampening"]) * g
+    step = g if buffer is None else beta * buffer + (1 - group["dampening"]) * g
     # Without dampening torch's buffer is the average from zero, times 1 / (1 - beta).
     return (step if group["dampening"] == beta else (1 - beta) * step), step
 
@@ -226,13 +226,13 @@ class DistanceTracker:
             return self.begin()
         if len(self._waiting) == _WAITING or scales != self._scales:
             self._measure()
-        known = len(self._last)
+        sampled = len(self._last)
         present = self._sampled()
-        if len(present) > known:
-            self._waiting.append(present[:known])
+        if len(present) > sampled:
+            self._waiting.append(present[:sampled])
             self._scales = list(scales)
             self._measure()
-            self._start = torch.cat([self._start, present[known:]])
+            self._start = torch.cat([self._start, present[sampled:]])
             self._last = present
             return None
         self._waiting.append(present)

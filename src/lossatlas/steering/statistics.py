@@ -57,9 +57,9 @@ def check_statistics(
         return
     if batches is None:
         first = ", ".join(f"'{name}'" for name in islice(layers, 2))
-        told = f"{first}, ..." if len(layers) > 2 else first
+        listed = f"{first}, ..." if len(layers) > 2 else first
         kind = type(model).__name__
-        warnings.warn(_LATER.format(model=kind, layers=told), stacklevel=user_level())
+        warnings.warn(_LATER.format(model=kind, layers=listed), stacklevel=user_level())
     elif isinstance(batches, Sequence):
         # A loader is not drawn from: its generator would shuffle the training otherwise.
         with preserved_statistics(layers.values()):

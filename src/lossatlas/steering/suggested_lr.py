@@ -337,8 +337,9 @@ class SuggestedLR(Result):
         return (chart_of("lr", title, self._chart, caption=caption, alt=self.headline()),)
 
     def _given_heights(self) -> Floats:
-        known = self.judged is not None and not self.judged.diverged
-        return np.array([self.judged.loss] if known and self.judged is not None else [])
+        if self.judged is None or self.judged.diverged:
+            return np.array([])
+        return np.array([self.judged.loss])
 
     def _chart(self) -> "Chart":
         from lossatlas.plots import style

@@ -48,9 +48,9 @@ def dmta_penalty(g: Vector, mbar: Vector, eps: float = 1e-3) -> Tensor:
     inner = torch.stack([(a * b).sum() for a, b in zip(first, fixed, strict=True)]).sum()
     square = torch.stack([a.square().sum() for a in first]).sum()
     length = torch.stack([b.square().sum() for b in fixed]).sum()
-    known = length > 0
-    product = torch.where(known, (square + eps**2 * length) * length, 1.0)
-    return 1 - torch.where(known, inner, 0.0) / product.sqrt()
+    has_direction = length > 0
+    product = torch.where(has_direction, (square + eps**2 * length) * length, 1.0)
+    return 1 - torch.where(has_direction, inner, 0.0) / product.sqrt()
 
 
 class DMTATracker(nn.Module):
@@ -99,8 +99,11 @@ class DMTATracker(nn.Module):
             One tensor a parameter; zeros before the first update.
         """
         share = 1 - self.mu ** int(self.count)
-        kept = [b for name, b in self.named_buffers() if name != "count"]
-        return [average / share if share else average for average in kept]
+        return [average / share if share else average for average in self._averages]
+
+    @property
+    def _averages(self) -> list[Tensor]:
+        return [buffer for name, buffer in self.named_buffers() if name != "count"]
 
     def update(self, grads: Vector) -> None:
         """Take a gradient in.
@@ -111,14 +114,13 @@ class DMTATracker(nn.Module):
         Raises:
             ArgumentError: other shapes.
         """
-        kept = [b for name, b in self.named_buffers() if name != "count"]
-        fresh = _parts(grads)
-        if [p.shape for p in fresh] != [p.shape for p in kept]:
+        averages, fresh = self._averages, _parts(grads)
+        if [p.shape for p in fresh] != [p.shape for p in averages]:
             raise ArgumentError(
-                f"`grads` must be shaped {[tuple(p.shape) for p in kept]}; got "
+                f"`grads` must be shaped {[tuple(p.shape) for p in averages]}; got "
                 f"{[tuple(p.shape) for p in fresh]}."
             )
-        for average, grad in zip(kept, fresh, strict=True):
+        for average, grad in zip(averages, fresh, strict=True):
             average.mul_(self.mu).add_(grad.detach(), alpha=1 - self.mu)
         self.count += 1
 

@@ -134,11 +134,11 @@ def _kept(indices: Tensor | None, mask: Tensor | None, ignore_index: int) -> Ten
     keep = None if mask is None else mask.reshape(-1)
     if indices is None:
         return keep
-    known = indices != ignore_index
+    is_labeled = indices != ignore_index
     # Where nothing is ignored, leaving it at that saves a handful of kernels a step.
-    if keep is None and _is_open(indices) and bool(known.all()):
+    if keep is None and _is_open(indices) and bool(is_labeled.all()):
         return None
-    return known if keep is None else keep & known
+    return is_labeled if keep is None else keep & is_labeled
 
 
 def _without(y: Tensor, keep: Tensor) -> Tensor:
