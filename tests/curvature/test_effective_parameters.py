@@ -31,7 +31,7 @@ def likelihood(model, batch):
     return errors / (2 * NOISE**2) + math.log(2 * math.pi * NOISE**2) / 2
 
 
-def regression(features, examples=40, at="mode"):
+def regression(features, examples=40, at="mode", batches=2):
     draw = torch.Generator().manual_seed(features)
     inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
     inputs *= torch.logspace(-2, 1, features)
@@ -45,7 +45,13 @@ def regression(features, examples=40, at="mode"):
     objective = la.Objective(
         model,
         likelihood,
-        list(zip(inputs.split(examples // 2), targets.split(examples // 2), strict=True)),
+        list(
+            zip(
+                inputs.split(examples // batches),
+                targets.split(examples // batches),
+                strict=True,
+            )
+        ),
     )
     return objective, inputs, targets
 
@@ -80,7 +86,7 @@ def test_linear_regression_is_exact_at_any_weights(kind, at):
 
 
 def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
-    objective, inputs, targets = regression(100, examples=160)
+    objective, inputs, targets = regression(100, examples=160, batches=1)
     count, evidence = exact(inputs, targets)
     every = effective_parameters(objective, PRIOR)
     assert every.effective.value == pytest.approx(count, rel=1e-8)
@@ -109,7 +115,7 @@ def test_probes_agree_with_all_eigenvalues_within_their_error(monkeypatch):
 
 def test_where_probes_cost_more_all_eigenvalues_are_computed():
     # A range of more than half of all directions is of no use.
-    objective, inputs, targets = regression(700, examples=400)
+    objective, inputs, targets = regression(700, examples=400, batches=1)
     count, evidence = exact(inputs, targets)
     found = effective_parameters(objective, PRIOR)
     assert found.effective.value == pytest.approx(count, rel=1e-8)
@@ -118,7 +124,7 @@ def test_where_probes_cost_more_all_eigenvalues_are_computed():
 
 @pytest.mark.parametrize("kind", ["gauss_newton", "empirical_fisher"])
 def test_few_outputs_give_all_eigenvalues_of_many_parameters(kind, monkeypatch):
-    objective, inputs, targets = regression(800, examples=60)
+    objective, inputs, targets = regression(800, examples=60, batches=1)
     options = {"curvature": kind, "seed": 0}
     monkeypatch.setattr(eigenvalue_sums, "dense_eigenvalues", None)
     found = effective_parameters(objective, PRIOR, **options)
@@ -148,7 +154,7 @@ def test_evidence_of_more_weights_than_are_ever_computed_densely_is_within_a_per
 
 
 def test_a_range_that_is_larger_than_thought_is_not_trusted(monkeypatch):
-    objective, inputs, targets = regression(800, examples=60)
+    objective, inputs, targets = regression(800, examples=60, batches=1)
     matrix = gauss_newton(objective)
     assert range_products(matrix, None) == 2 * (60 + 8)
     assert range_products(hessian(objective), None) is None
@@ -258,7 +264,7 @@ def test_outputs_that_a_batch_does_not_reach_count_as_none():
 
 
 def test_probes_are_added_until_the_tolerance_is_reached(monkeypatch):
-    objective, inputs, targets = regression(100, examples=160)
+    objective, inputs, targets = regression(100, examples=160, batches=1)
     count, _ = exact(inputs, targets)
     monkeypatch.setattr(eigenvalue_sums, "DENSE", 50)
     monkeypatch.setattr(all_eigenvalues, "DENSE_AT_MOST", 50)

@@ -231,7 +231,7 @@ torch.set_num_threads(1)
 for dtype in (torch.float32, torch.float64):
     for name in ("value", "gradient"):
         getattr(given(2, dtype), name)()
-        large = given(300, dtype)
+        large = given(150, dtype)
         said = plan_memory(large, name).memory
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
@@ -277,12 +277,12 @@ def test_the_range_of_a_matrix_is_announced():
 
 
 def test_a_whole_matrix_is_announced():
-    given = objective(69, 20, check=False)
+    given = objective(49, 20, check=False)
     matrix = curvature.gauss_newton(given, names="4.*")
-    assert matrix.size == 700
+    assert matrix.size == 500
     with AllocationCounter() as counter:
         all_eigenvalues.dense_eigenvalues(matrix)
-    plan = plan_memory(given, "effective_parameters", numbers=700)
+    plan = plan_memory(given, "effective_parameters", numbers=500)
     assert 0.9 <= plan.memory / counter.peak <= 1.5
 
 
@@ -396,8 +396,10 @@ class Recurrent(nn.Module):
 def test_recurrent_layers_are_counted_as_a_processor_runs_them(kind, options, name, width):
     drawn = generator("recurrent memory")
     model = Recurrent(kind, width, **options)
+    # Steps enough that they outweigh the parameters, of which an LSTM has the most.
+    steps = 30 if kind == "LSTM" else 12
     given = [
-        (torch.randn(16, 30, width, generator=drawn), torch.arange(16) % 3) for _ in range(2)
+        (torch.randn(16, steps, width, generator=drawn), torch.arange(16) % 3) for _ in range(2)
     ]
     objective = la.Objective(model, la.supervised(F.cross_entropy), given, check=False)
     limits = {"limit": 4, "rows": 2} if name == "trace" else {}
