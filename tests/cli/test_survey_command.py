@@ -180,7 +180,7 @@ BAD = [
     (["--weights", "truncated.safetensors"], "truncated.safetensors"),
     (
         ["nan.safetensors", "--model", "mine.py:one"],
-        "'0.weight' contains 1 numbers that are NaN or infinite",
+        "'0.weight' holds 1 numbers that are NaN or infinite",
     ),
     (["--weights", "evil.pt"], "pickles an object of 'os.system'"),
     (["--config", "nowhere.yaml"], "cannot be read"),

@@ -245,7 +245,7 @@ def test_a_cut_is_a_plane_of_the_box():
     assert plane.labels == ("random 1", "random 3")
     assert plot_contour(plane).get_ylabel().startswith("random 3")
     np.testing.assert_array_equal(land.cut(0).values.min(), land.values.min())
-    with pytest.raises(ArgumentError, match="`axis` must be one of 0 to 2"):
+    with pytest.raises(ArgumentError, match="`axis` must be 0 to 2"):
         land.cut(3)
 
 
