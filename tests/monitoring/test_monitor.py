@@ -181,10 +181,7 @@ def test_a_first_reading_waits_until_it_fits_and_the_log_says_until_when(monkeyp
     # Two losses must fit into 1 % of the time: after 20 s, and 6 s of gradients after 600 s.
     text = " ".join(watch.log.sentences())
     assert "No readings yet." in text
-    assert (
-        "loss (0.1 s, from about update 30), gradient (3 s, from about update 610)"
-        in text
-    )
+    assert "loss (0.1 s, from about update 30), gradient (3 s, from about update 610)" in text
     assert "which is 0.09 s after 10 updates" in text
     assert overhead_along(watch, clock, 700) <= 1
     assert watch.log.series("loss")[0][0] == 30
