@@ -9,6 +9,11 @@ from torch.nn import functional as F
 
 import lossatlas as la
 from lossatlas.objective.chance import ChanceLevel, chance_level
+from lossatlas.objective.guessing import guessed_classes
+
+
+class SimpleOutput(dict):
+    """A mapping that is made by keywords, as the outputs of transformers are."""
 
 
 def made(criterion, outputs, targets, width=3):
@@ -49,6 +54,55 @@ def test_a_loss_of_model_and_batch_serves_where_it_only_calls_the_model():
 
     other.whole = True
     assert chance_level(made(other, 2, targets)) is None
+
+
+@pytest.mark.parametrize("wrap", [dict, SimpleOutput])
+def test_outputs_in_a_mapping_are_those_of_its_logits(wrap):
+    targets = torch.tensor([0] * 30 + [1] * 15 + [2] * 5)[torch.randperm(50)]
+
+    class Wrapped(nn.Linear):
+        def forward(self, x):
+            return wrap(logits=super().forward(x))
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch["x"])["logits"], batch["labels"], reduction="none")
+
+    model, inputs = Wrapped(3, 3), torch.randn(50, 3)
+    batches = [
+        {"x": inputs[part], "labels": targets[part]} for part in (slice(20), slice(20, 50))
+    ]
+    level = chance_level(la.Objective(model, loss, batches))
+    plain = chance_level(made(F.cross_entropy, 3, targets))
+    assert (level.constant, level.is_guessed) == (pytest.approx(plain.constant), False)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([0.6, 0.3, 0.1]).log())
+    assert chance_level(la.Objective(model, loss, batches)).is_at_chance
+
+
+def test_of_tokens_it_is_the_entropy_of_their_shares():
+    tokens = torch.randint(0, 4, (30, 7)).clamp(max=2)
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8,
+        vocab_size=5, num_labels=3,
+    )  # fmt: skip
+    model = transformers.BertForTokenClassification(config)
+    batches = [{"input_ids": tokens, "labels": tokens}]
+    level = chance_level(la.Objective(model, la.huggingface(model), batches))
+    shares = tokens.flatten().bincount().double() / tokens.numel()
+    entropy = float(-(shares * shares.log()).sum())
+    assert (level.constant, level.is_guessed) == (pytest.approx(entropy, rel=1e-4), False)
+
+
+def test_a_constant_is_not_fitted_to_few_examples_of_many_classes():
+    level = chance_level(made(F.cross_entropy, 20, torch.arange(50) % 20))
+    assert (level.constant, level.is_guessed) == (pytest.approx(math.log(20), rel=1e-5), True)
+    assert "equal probabilities" in level.sentence
+    # Means of many outputs are fitted one by one.
+    targets = torch.randn(50, 20)
+    level = chance_level(made(F.mse_loss, 20, targets))
+    assert level.constant == pytest.approx(float(targets.var(0, correction=0).mean()), rel=1e-4)
 
 
 def test_targets_that_are_all_alike_tell_nothing():
@@ -99,3 +153,21 @@ def test_what_was_learned_is_seen_beside_a_large_constant():
 
 def test_a_loss_that_is_not_finite_is_at_chance():
     assert ChanceLevel(math.nan, math.nan, 0, 2.3).is_at_chance
+
+
+def test_classes_are_those_of_the_head():
+    class Config:
+        vocab_size, num_labels, problem_type = 50257, 3, None
+
+    class GPT2LMHeadModel(nn.Module):
+        config = Config()
+
+    class BertForSequenceClassification(nn.Module):
+        config = Config()
+
+    assert guessed_classes(GPT2LMHeadModel()) == 50257
+    assert guessed_classes(BertForSequenceClassification()) == 3
+    assert guessed_classes(nn.DataParallel(GPT2LMHeadModel())) == 50257
+    assert guessed_classes(nn.Linear(2, 2)) is None
+    Config.problem_type = "regression"
+    assert guessed_classes(BertForSequenceClassification()) is None

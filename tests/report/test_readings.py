@@ -255,7 +255,7 @@ def test_a_loss_of_equal_probabilities_is_chance(loss, classes, is_at_chance):
     found = replace(found, loss=Estimate(loss, 0.01, samples=64), provenance=record)
     said = page_of(found).alerts
     assert len(said) == is_at_chance
-    assert not said or "These weights are at chance: loss" in said[0]
+    assert not said or "that of equal probabilities" in said[0]
 
 
 def test_weights_without_a_finite_loss():

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 import cases
 import lossatlas as la
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.objective.guessing import guessed_classes
 from lossatlas.surveys.extremes import Extremes
 from plots.sample_landscapes import sample_map
 from report.sample_surveys import survey_of
@@ -167,24 +166,6 @@ def test_an_interpolated_minimum_is_computed_before_the_weights_lie_above_it():
     assert found.value == pytest.approx(np.nanmin(land.values) - objective.value(), rel=1e-5)
     assert found.value > 0
     assert found.name.startswith("lowest computed point")
-
-
-def test_classes_are_those_of_the_head():
-    class Config:
-        vocab_size, num_labels, problem_type = 50257, 3, None
-
-    class GPT2LMHeadModel(torch.nn.Module):
-        config = Config()
-
-    class BertForSequenceClassification(torch.nn.Module):
-        config = Config()
-
-    assert guessed_classes(GPT2LMHeadModel()) == 50257
-    assert guessed_classes(BertForSequenceClassification()) == 3
-    assert guessed_classes(torch.nn.DataParallel(GPT2LMHeadModel())) == 50257
-    assert guessed_classes(torch.nn.Linear(2, 2)) is None
-    Config.problem_type = "regression"
-    assert guessed_classes(BertForSequenceClassification()) is None
 
 
 def test_certain_basins_are_counted_alike_everywhere():

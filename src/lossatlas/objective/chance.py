@@ -1,7 +1,7 @@
 """The loss at the weights beside that of a constant prediction: was anything learned?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 NEAR_CHANCE = 0.02
 # Outputs of more elements are not fitted by a constant: that would cost as much as the model.
 _MAX_ELEMENTS = 5_000_000
+# Fewer predictions per class than this fit a constant to the examples, not to their kind.
+_MIN_PREDICTIONS = 10
 # A constant that is perfect tells nothing: all targets are alike, or there are none.
 _PERFECT = 1e-6
 # What a fitted constant and a loss may differ by and still be one number.
@@ -37,12 +39,16 @@ _ITERATIONS = 50
 class ChanceLevel:
     """A loss and that of the best constant prediction on the same data.
 
+    With class frequencies p the constant of a cross entropy is -sum(p log p), that of squares
+    the variance of the targets; of other losses it is minimized numerically.
+
     Attributes:
         loss: at the weights.
         stderr: its standard error; NaN where unknown.
         samples: how many examples (or batches) it comes from.
-        constant: the lowest loss that outputs can have which are the same for every input; of
-            language models that of equal probabilities.
+        constant: the lowest loss that outputs can have which are the same for every input;
+            that of equal probabilities where there are too many classes to fit a constant
+            (language models) or too few examples of them.
         zero: the loss of outputs that are all zero, near which initial weights are.
         is_guessed: whether the constant is the loss of equal probabilities, not the lowest one.
 
@@ -69,83 +75,140 @@ class ChanceLevel:
         return self.loss >= self.constant - allowed * abs(self.constant)
 
     @property
+    def constant_text(self) -> str:
+        """The constant and its loss, as "that of ..." in a sentence."""
+        kind = "equal probabilities" if self.is_guessed else "the best constant prediction"
+        return f"{kind}, {number(self.constant, 4)}"
+
+    @property
     def sentence(self) -> str:
         """The comparison in words."""
         return (
             f"These weights predict no better than a constant: their loss is "
-            f"{with_error(self.loss, self.stderr)}, that of the best constant prediction "
-            f"{number(self.constant, 3)}"
+            f"{with_error(self.loss, self.stderr)}, that of {self.constant_text}"
         )
 
 
 def chance_level(objective: Objective) -> ChanceLevel | None:
     """The loss beside that of a constant prediction; None where the latter is not known."""
-    constant_losses = _constant_losses(objective)
-    if constant_losses is None:
+    constants = _constant_losses(objective)
+    if constants is None:
         return None
-    is_guessed = guessed_classes(objective.model) is not None
     try:
         loss = objective.evaluate()
     except AtlasError:
         return None
-    return ChanceLevel(loss.value, loss.stderr, loss.samples, *constant_losses, is_guessed)
+    return ChanceLevel(
+        loss.value,
+        loss.stderr,
+        loss.samples,
+        constants.best,
+        constants.zero,
+        is_guessed=constants.is_guessed,
+    )
 
 
-# Of the best constant, and of zero.
-def _constant_losses(objective: Objective) -> tuple[float, float] | None:
+@dataclass(frozen=True)
+class _Constants:
+    # Losses of outputs that are the same for all inputs: the best ones, and zeros.
+    best: float
+    zero: float
+    is_guessed: bool = False
+
+
+def _constant_losses(objective: Objective) -> _Constants | None:
+    if objective.shared is None and objective.placed is None:
+        try:
+            constants = _fitted(objective)
+        except Exception:
+            # A loss that needs more of a model than its outputs has no constant.
+            constants = None
+        if constants is not None:
+            is_telling = math.isfinite(constants.best) and constants.best > _PERFECT
+            return constants if is_telling else None
     classes = guessed_classes(objective.model)
-    if classes is not None:
-        return math.log(classes), math.log(classes)
-    if objective.shared is not None or objective.placed is not None:
+    if classes is None:
         return None
-    try:
-        losses = _fitted(objective)
-    except Exception:
-        # A loss that needs more of a model than its outputs has no constant to compare with.
-        return None
-    return losses if math.isfinite(losses[0]) and losses[0] > _PERFECT else None
+    return _Constants(math.log(classes), math.log(classes), is_guessed=True)
+
+
+@dataclass(frozen=True)
+class _Output:
+    # What a model returns for a batch, without the numbers: a tensor, or a mapping of "logits".
+    batch: Batch
+    like: Tensor
+    container: type | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, output: Any) -> "_Output":
+        is_mapping = isinstance(output, Mapping)
+        logits = output["logits"] if is_mapping else output
+        like = logits.new_zeros(1).expand(logits.shape)
+        return cls(batch, like, type(output) if is_mapping else None)
+
+    @property
+    def class_axis(self) -> int:
+        if self.like.ndim < 2:
+            return 0
+        # As transformers and torch order them.
+        return 1 if self.container is None else self.like.ndim - 1
+
+    @property
+    def width(self) -> int:
+        return self.like.shape[self.class_axis] if self.like.ndim > 1 else 1
+
+    def filled(self, constant: Tensor) -> Any:
+        shape = [1] * self.like.ndim
+        shape[self.class_axis] = -1
+        outputs = constant.reshape(shape).expand(self.like.shape)
+        return outputs if self.container is None else self.container(logits=outputs)
 
 
 class _Recorder:
     # In the place of a model: notes the outputs of each call.
     def __init__(self, model: Any) -> None:
-        self.model, self.outputs = model, list[Tensor]()
+        self.model, self.outputs = model, list[Any]()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.outputs.append(self.model(*args, **kwargs))
         return self.outputs[-1]
 
 
-def _fitted(objective: Objective) -> tuple[float, float]:
-    seen: list[tuple[Batch, Tensor]] = []
+def _recorded(objective: Objective) -> list[_Output]:
+    outputs: list[_Output] = []
+    for batch in objective.iter_batches():
+        recorder = _Recorder(objective.model)
+        objective.loss(recorder, objective.handed(batch))  # type: ignore[arg-type]
+        (output,) = recorder.outputs
+        outputs.append(_Output.of(batch, output))
+        if sum(each.like.numel() for each in outputs) > _MAX_ELEMENTS:
+            raise DataError("there are too many outputs for a constant to be fitted.")
+    return outputs
 
-    def look() -> None:
-        for batch in objective.iter_batches():
-            recorder = _Recorder(objective.model)
-            objective.loss(recorder, objective.handed(batch))  # type: ignore[arg-type]
-            (outputs,) = recorder.outputs
-            seen.append((batch, outputs.new_zeros(1).expand(outputs.shape)))
-            if sum(each.numel() for _, each in seen) > _MAX_ELEMENTS:
-                raise DataError("there are too many outputs for a constant to be fitted.")
 
+def _fitted(objective: Objective) -> _Constants:
     def mean(constant: Tensor) -> Tensor:
-        totals = [_total(objective, batch, constant, like) for batch, like in seen]
+        totals = [_total(objective, output, constant) for output in outputs]
         return torch.stack([each.sum for each in totals]).sum() / sum(t.weight for t in totals)
 
     with objective.session():
         with torch.no_grad():
-            objective.with_params(None, look)
-        like = seen[0][1]
-        zero = like.new_zeros(like.shape[1] if like.ndim > 1 else 1)
-        return _minimum(mean, zero), float(mean(zero))
+            outputs = objective.with_params(None, lambda: _recorded(objective))
+        first = outputs[0]
+        zeros = first.like.new_zeros(first.width)
+        zero = float(mean(zeros))
+        predictions = sum(each.like.numel() for each in outputs) / first.width
+        few = predictions < _MIN_PREDICTIONS * first.width
+        # Outputs of a softmax are those of classes: a common shift changes nothing.
+        if few and math.isclose(float(mean(zeros + 1)), zero, rel_tol=1e-5):
+            return _Constants(zero, zero, is_guessed=True)
+        return _Constants(_minimum(mean, zeros), zero)
 
 
-def _total(objective: Objective, batch: Batch, constant: Tensor, like: Tensor) -> Total:
-    # One number a class or channel, which is axis 1.
-    shape = (1, -1, *[1] * (like.ndim - 2)) if like.ndim > 1 else (-1,)
-    outputs = constant.reshape(shape).expand(like.shape)
-    given = objective.loss(lambda *_, **__: outputs, objective.handed(batch))  # type: ignore[arg-type]
-    return total_of(check_loss(given, batch), objective.size_of(batch))
+def _total(objective: Objective, output: _Output, constant: Tensor) -> Total:
+    filled, batch = output.filled(constant), output.batch
+    losses = objective.loss(lambda *_, **__: filled, objective.handed(batch))  # type: ignore[arg-type]
+    return total_of(check_loss(losses, batch), objective.size_of(batch))
 
 
 def _minimum(function: Callable[[Tensor], Tensor], start: Tensor) -> float:
@@ -159,5 +222,5 @@ def _minimum(function: Callable[[Tensor], Tensor], start: Tensor) -> float:
         return float(value.detach()), slope.double().cpu().numpy()
 
     limits = {"maxiter": _ITERATIONS}
-    found = minimize(at, np.zeros(len(start)), jac=True, method="L-BFGS-B", options=limits)
-    return float(found.fun)
+    optimum = minimize(at, np.zeros(len(start)), jac=True, method="L-BFGS-B", options=limits)
+    return float(optimum.fun)

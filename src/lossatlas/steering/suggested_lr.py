@@ -224,7 +224,7 @@ class SuggestedLR(Result):
         level = self.chance
         if level is None:
             return
-        constant = f"that of the best constant prediction, {number(level.constant, 3)}"
+        constant = f"that of {level.constant_text}"
         if level.loss > _RUINED * np.fmax(level.constant, level.zero):
             yield (
                 f"the runs start at a loss of {number(level.loss, 3)}, far above {constant}: "

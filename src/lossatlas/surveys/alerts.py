@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lossatlas.intervals import t_quantile
 from lossatlas.objective.chance import ChanceLevel
 from lossatlas.result import Estimate
-from lossatlas.text import number, percent, with_error
+from lossatlas.text import percent, with_error
 
 if TYPE_CHECKING:
     from lossatlas.surveys.results import Survey
@@ -73,18 +73,11 @@ def _is_above(measured: Estimate, chance: float) -> bool:
 
 def _by_loss(survey: "Survey") -> str | None:
     settings, loss = survey.provenance.settings, survey.loss
-    classes, constant = settings.get("classes"), settings.get("constant_loss")
-    by_classes = isinstance(classes, int) and classes > 1
-    if isinstance(classes, int) and by_classes:
-        constant = math.log(classes)
+    constant, is_guessed = settings.get("constant_loss"), "constant_is_guessed" in settings
+    classes = settings.get("classes")
+    if constant is None and isinstance(classes, int) and classes > 1:
+        constant, is_guessed = math.log(classes), True
     if not isinstance(constant, float) or not math.isfinite(loss.value):
         return None
-    level = ChanceLevel(loss.value, loss.stderr, loss.samples, constant, is_guessed=by_classes)
-    if not level.is_at_chance:
-        return ""
-    if not by_classes:
-        return f"{level.sentence}."
-    return (
-        f"These weights are at chance: loss {with_error(loss.value, loss.stderr)}, where equal "
-        f"probabilities for {classes:,} classes give {number(constant, 4)}."
-    )
+    level = ChanceLevel(loss.value, loss.stderr, loss.samples, constant, is_guessed=is_guessed)
+    return f"{level.sentence}." if level.is_at_chance else ""

@@ -35,7 +35,6 @@ from lossatlas.landscape.span import Span
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.chance import chance_level
-from lossatlas.objective.guessing import guessed_classes
 from lossatlas.objective.point import State, tracks_statistics
 from lossatlas.surveys.axes import eigen_plane
 from lossatlas.surveys.extremes import Extremes
@@ -184,12 +183,12 @@ def _facts(objective: Objective) -> dict[str, Any]:
     return {**_guessing(objective), **recorded_statistics(objective)}
 
 
-def _guessing(objective: Objective) -> dict[str, float]:
-    classes = guessed_classes(objective.model)
-    if classes is not None:
-        return {"classes": classes}
+def _guessing(objective: Objective) -> dict[str, float | bool]:
     level = chance_level(objective)
-    return {} if level is None else {"constant_loss": level.constant}
+    if level is None:
+        return {}
+    guessed = {"constant_is_guessed": True} if level.is_guessed else {}
+    return {"constant_loss": level.constant, **guessed}
 
 
 def _record(land: Landscape, seed: int, asked: Mapping[str, Any]) -> Provenance:

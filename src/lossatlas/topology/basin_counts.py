@@ -109,7 +109,7 @@ class BasinCounts:
                 "certain."
             )
         if self.total == 1:
-            way = "from every point of the map the way down leads to"
+            way = "from every point of the map descent leads to"
             if self.on_edge.any():
                 tail = "its edge, where the loss may go on falling: no minimum lies inside."
                 return f"{way[0].upper()}{way[1:]} {tail}"
