@@ -161,6 +161,45 @@ def test_accuracy_takes_pairs(batch, words):
         la.accuracy(network(), batch)
 
 
+class Classifier(nn.Module):
+    """Called by keywords, as models of transformers are."""
+
+    def __init__(self, *, tokens=False):
+        super().__init__()
+        self.inner, self.tokens = network(), tokens
+
+    def forward(self, x, scale=1.0):
+        logits = scale * self.inner(x)
+        return {"logits": logits[:, None] if self.tokens else logits}
+
+
+@pytest.mark.parametrize("labels", [Y, Y[:, None]], ids=["flat", "one column"])
+def test_accuracy_of_a_mapping_with_labels_is_that_of_its_pair(labels):
+    model = Classifier()
+    expected = la.accuracy(model.inner, (X, Y))
+    assert torch.equal(la.accuracy(model, {"x": X, "labels": labels, "scale": 2.0}), expected)
+
+
+def test_accuracy_of_tokens_is_refused():
+    with pytest.raises(LossError, match=r"logits \(examples, classes\); got \(12, 1, 3\)"):
+        la.accuracy(Classifier(tokens=True), {"x": X, "labels": Y})
+
+
+def test_classes_under_labels_are_those_of_pairs():
+    def loss(model, batch):
+        logits = model(batch["x"])["logits"]
+        return F.cross_entropy(logits, batch["labels"], reduction="none")
+
+    model = Classifier().double()
+    mapped = la.Objective(model, loss, [{"x": X.double(), "labels": Y}])
+    paired = la.Objective(model.inner, CE, [(X.double(), Y)])
+    options = {"top": 1, "bottom": 0, "density": False, "by": "class"}
+    ours, theirs = (la.spectrum(objective, **options) for objective in (mapped, paired))
+    assert [group.name for group in ours.groups] == [group.name for group in theirs.groups]
+    for our_group, their_group in zip(ours.groups, theirs.groups, strict=True):
+        assert our_group.largest == pytest.approx(their_group.largest, rel=1e-6)
+
+
 def test_walks_of_a_loader_leave_the_random_states():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=5)
     model = network()

@@ -1,7 +1,7 @@
 """Groups of examples and of parameters: which there are, and an objective for each."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from lossatlas.objective.batches import batch_size, known_length, map_tensors, r
 from lossatlas.objective.user_code import wrap_errors
 
 Labels = Callable[[Batch], Tensor]
+_REMEDY = 'spectrum(by="class") takes `labels`, a function batch -> one integer per example.'
 
 
 def parameters_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
@@ -23,13 +24,16 @@ def parameters_by_layer(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def target_classes(batch: Batch) -> Tensor:
-    """The class of each example of a batch (input, target)."""
-    targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None
+    """The class of each example of a batch (input, target), or of its "labels"."""
+    if isinstance(batch, Mapping):
+        targets = batch.get("labels")
+    else:
+        is_pair = isinstance(batch, list | tuple) and len(batch) == 2
+        targets = batch[1] if is_pair else None
     if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
         raise ArgumentError(
-            "classes are read from batches (input, class index), and these hold none; "
-            'spectrum(by="class") takes `labels`, a function batch -> one whole number an '
-            "example."
+            "classes are read from batches (input, class index), or from one class index per "
+            f'example under "labels", and these hold none; {_REMEDY}'
         )
     return targets
 
@@ -46,11 +50,12 @@ def split_examples(objective: Objective, labels: Labels | None) -> dict[str, Obj
             "groups of examples need mode='eval' or 'recalibrated'; with mode='train' every "
             "group would have batch statistics of its own, and so be another network."
         )
-    if labels is None and not isinstance(objective.loss, Supervised):
+    names_labels = isinstance(objective.first_batch(), Mapping)
+    if labels is None and not isinstance(objective.loss, Supervised) and not names_labels:
+        # A pair may hold anything; what is under "labels" is said to be labels.
         raise ArgumentError(
-            "classes are read from the targets of `supervised` losses only; for this one "
-            'spectrum(by="class") takes `labels`, a function batch -> one whole number an '
-            "example."
+            'classes are read from the targets of `supervised` losses and from "labels" of '
+            f"mappings; {_REMEDY}"
         )
     read = labels or target_classes
     present: set[int] = set()

@@ -209,25 +209,30 @@ def supervised(criterion: Criterion) -> Supervised:
 
 
 def accuracy(model: nn.Module, batch: Batch) -> Tensor | Weighted:
-    """Whether each example of a batch (input, target) is classified right; a metric for maps.
+    """Whether each example of a batch is classified right; a metric for maps.
 
     Targets below 0 (-100 in torch) are no classes and do not count.
 
     Args:
-        model: gives logits with the classes along axis 1.
-        batch: a pair (input, target); targets are class indices.
+        model: gives logits with the classes along axis 1; of transformers, a classifier.
+        batch: a pair (input, target), or a mapping with "labels", of which the other entries
+            are the model's keywords; targets and labels are class indices.
 
     Returns:
         Shape (batch,), 1 for right and 0 for wrong; further axes averaged. Pairs of sums and
         counts where a target is below 0.
 
     Raises:
-        ArgumentError: another batch than a pair.
+        ArgumentError: a batch of another form.
         LossError: outputs or targets of another kind.
+
+    Examples:
+        >>> import torch, lossatlas as la
+        >>> model = torch.nn.Identity()
+        >>> la.accuracy(model, (torch.eye(3), torch.tensor([0, 1, 0])))
+        tensor([1., 1., 0.])
     """
-    inputs, targets = _pair(batch, *_METRIC)
-    with wrap_errors("`model`", "check that it takes the input of `batch`."):
-        outputs = model(inputs)
+    outputs, targets = _classified(model, batch)
     with fed_with(outputs, *_METRIC):
         guessed = outputs.argmax(1)
         if outputs.shape[1] < 2 or guessed.shape != targets.shape or _is_real(targets):
@@ -242,6 +247,27 @@ def accuracy(model: nn.Module, batch: Batch) -> Tensor | Weighted:
     if not bool(counted.all()):
         return Weighted((rows * counted).sum(1), counted.double().sum(1))
     return rows.mean(1) if right.ndim > 1 else right
+
+
+def _classified(model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+    # Outputs of the model, and the targets.
+    fits = "check that it takes the input of `batch`."
+    if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
+        inputs, targets = _pair(batch, *_METRIC)
+        with wrap_errors("`model`", fits):
+            return model(inputs), targets
+    keywords = {name: value for name, value in batch.items() if name != "labels"}
+    with wrap_errors("`model`", fits):
+        output = model(**keywords)
+    logits = output.get("logits") if isinstance(output, Mapping) else output
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        # Language models predict the next token, which labels do not show.
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise LossError(
+            "`accuracy` of a mapping takes classifiers with logits (examples, classes); got "
+            f"{shape}: write {_METRIC[1]} yourself."
+        )
+    return logits, batch["labels"].reshape(len(logits), -1).squeeze(1)
 
 
 def _is_real(targets: Tensor) -> bool:
