@@ -316,9 +316,10 @@ class Result:
 
         Returns:
             A `tabular` environment that needs no package: value ± standard error, or value
-            [ends of the 95 % interval] if computed directly. A double dagger marks a bound on
-            the error, a dagger a number without an error, whose reason is in a comment, as are
-            references. Exact counts have no mark; unknown values are "--".
+            [ends of the 95 % interval] if computed directly; the last rows say which. Numbers
+            with an exponent share one power of ten with their error. A double dagger marks a
+            bound on the error, a dagger a number without an error, whose reason is in a
+            comment, as are references. Exact counts have no mark; unknown values are "--".
         """
         estimates = [e for e in _distinct(self.estimates()) if minor or not e.is_minor]
         return estimates_table(estimates, self.cited())

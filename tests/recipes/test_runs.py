@@ -17,6 +17,7 @@ from lossatlas.report import render
 from lossatlas.report.trainings import runs_page
 from lossatlas.result import Estimate
 from lossatlas.steering import DecisionLog, DecisionRecord, GrowthPolicy, Reading
+from lossatlas.text import MINUS
 from lossatlas.training import load_dataset
 
 RECIPES = ("adamw", "adamw+average", "adamw+regime+interval=2", "topoadamw+interval=2")
@@ -144,7 +145,7 @@ def test_runs_explain_themselves(found, steered):
         assert figure.caption
         assert figure.alt
     shown = {e.name: e for e in found.estimates()}
-    assert shown["adamw+average - adamw: test accuracy"].samples == 2
+    assert shown[f"adamw+average {MINUS} adamw: test accuracy"].samples == 2
     assert len(repr(found)) <= 400
     assert found.to_frame().shape[0] == len(found.estimates())
     assert found.headline().endswith(".")
@@ -158,6 +159,39 @@ def test_the_page_says_what_can_be_said(found, setup):
     page = render(alone)
     assert "One seed: nothing here says" in page
     assert "initial step" in page
+
+
+def test_every_question_of_the_page_has_an_answer(found, steered, setup):
+    lost = train_recipes(setup, ["adamw", "sgd"], steps=4, rates=[1e30], seeds=2)
+    for shown in (found, steered, lost):
+        cards = runs_page(shown).questions
+        assert all(card.value and card.sentences for card in cards)
+    assert cards[-1].value == "no: 4 of 4 did not"
+    assert cards[-1].mark == "alarm"
+
+
+def test_the_head_of_the_page_names_every_recipe(setup):
+    names = ["adamw", "sgd", "adam", "adamw+average", "adamw+cosine"]
+    page = runs_page(train_recipes(setup, names, steps=2, rates=[1e-3], seeds=1))
+    assert [tile.label for tile in page.sections[0].tiles][:-1] == names
+
+
+def test_the_table_for_latex_says_which_recipe_is_better(found, setup):
+    text = found.to_latex()
+    rows = [line for line in text.splitlines() if line.startswith(RECIPES)]
+    assert len(rows) == len(RECIPES)
+    head = r"recipe & rate & test accuracy & difference & 95 \% interval & verdict \\"
+    assert head in text
+    assert "standard error over the 2 seeds" in text
+    assert "difference to adamw, seed by seed, in points; 95" in text
+    for row, line in zip(found.summaries()[1:], rows[1:], strict=True):
+        assert f" & {row.lr:g} & " in line
+        assert line.endswith(rf"& {row.verdict} \\")
+    assert "-" not in "".join(rows).replace("$-$", "")
+    assert "over all rates" in found.to_latex(minor=True)
+    once = train_recipes(setup, RECIPES[:1], steps=2, rates=[1e-3], seeds=1).to_latex()
+    assert "standard error over the examples" in once
+    assert "difference" not in once
 
 
 def test_processes_give_the_same(setup):

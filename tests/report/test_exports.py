@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from lossatlas.errors import ArgumentError, UnknownNameError
+from lossatlas.latex_table import latex_cell
 from lossatlas.report import film, write_film, write_mesh
 from lossatlas.result import Estimate
+from lossatlas.text import MINUS
 from plots.sample_landscapes import line_map, sample_map
 from report.sample_surveys import HOSTILE, double_well, line, survey_of
 from report.test_atlas import training
@@ -137,6 +139,35 @@ def test_a_table_for_latex_shows_intervals_and_marks_bounds():
     assert "$-$0.004 [$-$0.017, 0.008]" in rows["loss at the weights"]
     assert r"2.00 $\pm$ 0.10$^\ddagger$" in rows["bounded at the weights"]
     assert text.count("a bound on the error, not a standard error") == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("2.75e-06 ± 6.5e-07", r"$2.75 \times 10^{-6} \pm 0.65 \times 10^{-6}$"),
+        ("0.000347 ± 1.2e-06", r"$3.47 \times 10^{-4} \pm 0.012 \times 10^{-4}$"),
+        (f"{MINUS}1.5e-06 [{MINUS}2.0e-06, 3e-07]", "exponents"),
+        ("1.20e+07 %", r"$1.20 \times 10^{7} \%$"),
+        ("0.0e+00", r"$0.0 \times 10^{0}$"),
+        ("1,234 ± 12", r"1,234 $\pm$ 12"),
+        ("adam 1e-3 & 5 %", r"adam 1e-3 \& 5 \%"),
+        ("a_b #1 $", r"a\_b \#1 \$"),
+    ],
+)
+def test_exponents_become_powers_of_ten(cell, shown):
+    if shown == "exponents":
+        first, second, third = (rf"{each} \times 10^{{-6}}" for each in ("-1.5", "-2.0", "0.3"))
+        shown = f"${first} [{second}, {third}]$"
+    assert latex_cell(cell) == shown
+
+
+def test_a_table_for_latex_says_what_its_errors_are():
+    text = line().to_latex()
+    assert r"\multicolumn{3}{l}{$\pm$ standard error} \\" in text
+    small = replace(line(), loss=Estimate(2.75e-6, 6.5e-7, samples=9)).to_latex()
+    assert r"& $2.75 \times 10^{-6} \pm 0.65 \times 10^{-6}$ &" in small
+    ends = replace(line(), loss=Estimate(0.2, 0.1, samples=9, ends=(0.1, 0.5))).to_latex()
+    assert "brackets: ends of the 95" in ends
 
 
 def test_a_table_for_latex_names_the_papers_for_what_they_were_used():

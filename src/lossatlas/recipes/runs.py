@@ -13,15 +13,17 @@ from lossatlas import io
 from lossatlas.checks import check_one_of
 from lossatlas.errors import ArgumentError
 from lossatlas.intervals import t_quantile
+from lossatlas.latex_table import text_table
 from lossatlas.linalg.estimators import mean_of
 from lossatlas.recipes.charts import curves_chart, intervals_chart
 from lossatlas.recipes.differences import paired
 from lossatlas.recipes.recipe import Recipe
 from lossatlas.recipes.run import Run
 from lossatlas.recipes.summary import RecipeSummary, score_sentence, untuned_sentence
-from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
+from lossatlas.recipes.table import recipe_table, short_table
+from lossatlas.result import Estimate, Figure, Reference, Result, Table, chart_of, result
 from lossatlas.steering.log import DecisionLog
-from lossatlas.text import count, cut_off, listed
+from lossatlas.text import MINUS, count, cut_off, listed
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart
@@ -209,7 +211,7 @@ class Runs(Result):
         both = np.isfinite(scores) & np.isfinite(base)
         if not both.any():
             return None
-        label = f"{recipe} - {self.names[0]}: {name}"
+        label = f"{recipe} {MINUS} {self.names[0]}: {name}"
         return replace(paired(scores[both], base[both]), name=label)
 
     def log(self, recipe: str, lr: float | None = None, seed: int = 0) -> DecisionLog:
@@ -295,17 +297,74 @@ class Runs(Result):
         Returns:
             Whole sentences.
         """
+        scores, untuned = self.score_sentences(), self.untuned_sentences()
+        return (*scores, *untuned, *self.divergence_sentences())
+
+    def score_sentences(self) -> tuple[str, ...]:
+        """The score of each recipe and its difference to the first one.
+
+        Returns:
+            One sentence a recipe.
+        """
         first, *others = self._summaries
-        sentences = [f"{first.recipe} reaches a test {self.measure} of {first.score_text}."]
-        sentences += [score_sentence(row) for row in others]
-        sentences += [untuned_sentence(row, row.untuned) for row in others if row.untuned]
-        sentences += [
+        start = f"{first.recipe} reaches a test {self.measure} of {first.score_text}."
+        return (start, *map(score_sentence, others))
+
+    def untuned_sentences(self) -> tuple[str, ...]:
+        """Differences averaged over all rates; none for one rate.
+
+        Returns:
+            One sentence a recipe but the first; none for one rate.
+        """
+        rows = [(row, row.untuned) for row in self._summaries[1:]]
+        return tuple(untuned_sentence(row, untuned) for row, untuned in rows if untuned)
+
+    def divergence_sentences(self) -> tuple[str, ...]:
+        """Trainings at the chosen rates that did not stay finite.
+
+        Returns:
+            One sentence a recipe with such trainings.
+        """
+        return tuple(
             f"{row.recipe}: {count(row.diverged, 'training')} of {len(self.seeds)} did not "
             "stay finite."
             for row in self._summaries
             if row.diverged
-        ]
-        return tuple(sentences)
+        )
+
+    def tables(self) -> tuple[Table, ...]:
+        """Rate, scores, difference to the first recipe, interval and verdict of each recipe.
+
+        Returns:
+            One table; columns that would be empty are left out.
+        """
+        return (recipe_table(self._summaries, len(self.rates), len(self.seeds)),)
+
+    def to_latex(self, *, minor: bool = False) -> str:
+        r"""The recipes as a LaTeX table.
+
+        Args:
+            minor: whether to add the test loss, the effect size and the difference averaged
+                over all rates.
+
+        Returns:
+            A `tabular` environment that needs no package, one row a recipe: rate, score ±
+            standard error, difference to the first recipe with its 95 % interval, and verdict.
+            The last rows explain them; references are in comments.
+        """
+        (table,) = self.tables()
+        shown = table if minor else short_table(table)
+        return text_table(shown.head, shown.rows, self._table_notes(), self.cited())
+
+    def _table_notes(self) -> list[str]:
+        seeds = len(self.seeds)
+        over = "examples" if seeds == 1 else f"{seeds} seeds"
+        notes = [f"± standard error over the {over}"]
+        if len(self.recipes) > 1:
+            unit = ", in points" if self.measure == "accuracy" else ""
+            interval = "; 95 % interval by Student's t" if seeds > 1 else ""
+            notes.append(f"difference to {self.names[0]}, seed by seed{unit}{interval}")
+        return notes
 
     def figures(self) -> tuple[Figure, ...]:
         """Scores, differences, losses and rates over the updates, decisions.

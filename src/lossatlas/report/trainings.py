@@ -4,13 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from lossatlas.recipes import RecipeSummary, Runs, effect_size, verdict
+from lossatlas.recipes import RecipeSummary, Runs, verdict
 from lossatlas.report.contents import Card, Page, Section, Tile
-from lossatlas.result import Estimate, Figure, Table
-from lossatlas.text import MINUS, count, cut_off, number, percent, with_error
+from lossatlas.result import Figure, Table
+from lossatlas.text import count, cut_off, number, percent
 
-# Seeds from which an effect size is shown.
-_MIN_SEEDS = 3
+# Recipes whose scores stand at the head of the page; the table has all.
+_MAX_TILES = 8
+_AT_CHOSEN_RATES = "Counted at the rate that validation chose for each recipe."
+_TOLD_APART = ("higher", "lower")
 
 
 def runs_page(result: Runs) -> Page:
@@ -44,7 +46,7 @@ def _questions(result: Runs) -> tuple[Card, ...]:
     # Each recipe against the first, seed by seed; no winner where all are indistinguishable.
     first = cut_off(result.names[0], 24)
     rows = [row for row in result.summaries() if row.difference is not None]
-    asked = [
+    against = (
         Card(
             f"{cut_off(row.recipe, 32)} against {first}?",
             row.verdict,
@@ -52,8 +54,44 @@ def _questions(result: Runs) -> tuple[Card, ...]:
             sentences=(_difference(row, result.measure),),
         )
         for row in rows
-    ]
-    return (*asked, Card("What else do the runs say?", "", sentences=result.sentences()))
+    )
+    return (*against, _levels(result), *_without_tuning(result), _finiteness(result))
+
+
+def _levels(result: Runs) -> Card:
+    texts = {row.score.value: row.score_text for row in result.summaries()}
+    finite = [value for value in texts if math.isfinite(value)]
+    ends = [*dict.fromkeys((texts[min(finite)], texts[max(finite)]))] if finite else []
+    question = f"Which test {result.measure} do they reach?"
+    if len(result.recipes) == 1:
+        question = f"Which test {result.measure} does it reach?"
+    sentences = result.score_sentences()
+    return Card(question, " to ".join(ends) or "none is finite", sentences=sentences)
+
+
+def _without_tuning(result: Runs) -> tuple[Card, ...]:
+    gaps = {row.recipe: row.untuned for row in result.summaries() if row.untuned}
+    if not gaps:
+        return ()
+    verdicts = {name: verdict(gap) for name, gap in gaps.items() if gap.samples > 1}
+    told = [f"{name} {word}" for name, word in verdicts.items() if word in _TOLD_APART]
+    answer = ", ".join(told) or (
+        "all indistinguishable" if verdicts else "one seed says nothing"
+    )
+    question = "And without tuning the rate?"
+    return (Card(question, cut_off(answer, 80), sentences=result.untuned_sentences()),)
+
+
+def _finiteness(result: Runs) -> Card:
+    diverged = sum(row.diverged for row in result.summaries())
+    total = len(result.recipes) * len(result.seeds)
+    answer = f"no: {diverged:,} of {total:,} did not" if diverged else f"yes, all {total:,}"
+    return Card(
+        "Did every training stay finite?",
+        answer,
+        mark="alarm" if diverged else "sure",
+        sentences=(*result.divergence_sentences(), _AT_CHOSEN_RATES),
+    )
 
 
 def _is_told_apart(row: RecipeSummary) -> bool:
@@ -86,7 +124,7 @@ def _scores(result: Runs) -> Section:
         ),
         tiles=_tiles(result),
         sentences=_few_seeds(result),
-        tables=(_table(result),),
+        tables=result.tables(),
         estimates=result.estimates(),
         references=result.references,
         first=True,
@@ -103,47 +141,10 @@ def _tiles(result: Runs) -> tuple[Tile, ...]:
     return (
         *(
             Tile(cut_off(row.recipe, 24), row.score_text, f"test {result.measure}")
-            for row in rows[:4]
+            for row in rows[:_MAX_TILES]
         ),
         Tile("seeds", str(len(result.seeds)), f"{result.steps:,} updates each"),
     )
-
-
-def _table(result: Runs) -> Table:
-    head = (
-        "recipe", "rate", f"test {result.measure}", "test loss", "difference", "95 % interval",
-        "effect", "verdict", "difference over all rates",
-    )  # fmt: skip
-    # One recipe has no differences, one rate has none over all rates, one seed no intervals,
-    # and the effect of two says next to nothing.
-    left_out: set[str] = set()
-    left_out |= set(head[4:]) if len(result.recipes) == 1 else set()
-    left_out |= set(head[8:]) if len(result.rates) == 1 else set()
-    left_out |= {"95 % interval", "verdict"} if len(result.seeds) == 1 else set()
-    left_out |= {"effect"} if len(result.seeds) < _MIN_SEEDS else set()
-    keep = [k for k, name in enumerate(head) if name not in left_out]
-    rows = tuple(tuple(_cells(row)[k] for k in keep) for row in result.summaries())
-    return Table("Recipes", tuple(head[k] for k in keep), rows)
-
-
-def _cells(row: RecipeSummary) -> tuple[str, ...]:
-    gap, untuned = row.difference, row.untuned
-    effect = math.nan if gap is None else effect_size(gap)
-    return (
-        row.recipe,
-        f"{row.lr:g}",
-        row.score_text,
-        with_error(row.loss.value, row.loss.stderr),
-        "" if gap is None else row.signed(gap.value).replace("-", MINUS),
-        row.interval_text(gap).replace("-", MINUS),
-        number(effect, 2) if math.isfinite(effect) else "",
-        row.verdict,
-        "" if untuned is None else _signed(row, untuned),
-    )
-
-
-def _signed(row: RecipeSummary, gap: Estimate) -> str:
-    return f"{row.signed(gap.value).replace('-', MINUS)} {verdict(gap)}"
 
 
 def _decisions(result: Runs, figures: Iterable[Figure]) -> Section:

@@ -143,6 +143,19 @@
   const cell = (v) => (v === null || v === undefined || (typeof v === "number" && !isFinite(v)) ? "" : /[",\n]/.test(String(v)) ? `"${String(v).replace(/"/g, '""')}"` : String(v));
   const escapes = { "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "$": "\\$", "&": "\\&", "#": "\\#", "_": "\\_", "%": "\\%", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "±": "$\\pm$", "−": "$-$", "×": "$\\times$", "…": "\\dots{}" };
   const tex = (text) => String(text).replace(/[\\{}$&#_%^~±−×…]/g, (c) => escapes[c]);
+  // Numbers with exponents share one power of ten, as in Python's latex_cell.
+  const numeral = /[-+\u2212]?\d[\d,]*(?:\.\d+)?(?:e[-+\u2212]?\d+)?/g;
+  function texCell(cell) {
+    if (!/\de[-+\u2212]?\d/.test(cell) || /[^\s±[\],%]/.test(cell.replace(numeral, ""))) return tex(cell);
+    const value = (t) => Number(t.replace(/,/g, "").replace(/\u2212/g, "-"));
+    const order = (t) => Number(value(t).toExponential().split("e")[1]);
+    const power = Math.max(...cell.match(numeral).filter(value).map(order));
+    const scaled = (t) => {
+      const [digits, e] = t.replace(/\u2212/g, "-").split("e"), decimals = (digits.split(".")[1] || "").length;
+      return `${t[0] === "+" ? "+" : ""}${(value(t) / 10 ** power).toFixed(Math.max(decimals + power - Number(e || 0), 0))} \\times 10^{${power}}`;
+    };
+    return `$${cell.replace(numeral, scaled).replace("±", "\\pm").replace("%", "\\%")}$`;
+  }
   function pgf(figure, title) {
     const groups = new Map();
     for (const [name, ...place] of rows(figure)) groups.set(name, [...(groups.get(name) || []), place]);
@@ -172,7 +185,7 @@
   function tableText(table, kind) {
     const all = [...table.rows].filter((row) => !row.hidden).map(cells);
     if (kind === "csv") return all.map((row) => row.map(cell).join(",")).join("\n") + "\n";
-    const [head, ...body] = all.map((row) => `${row.map(tex).join(" & ")} \\\\`);
+    const [head, ...body] = all.map((row) => `${row.map(texCell).join(" & ")} \\\\`);
     return `\\begin{tabular}{${"l".repeat(table.rows[0].cells.length)}}\n\\hline\n${head}\n\\hline\n${body.join("\n")}\n\\hline\n\\end{tabular}\n`;
   }
   function sort(button) {
