@@ -253,13 +253,15 @@ def test_a_rate_that_learned_is_judged_and_its_momentum_named():
     objective, optimizer = trained(0.05)
     found = edge_of_stability(objective, optimizer)
     assert found.is_judged
-    assert found.answer()[0].startswith("no: 0.05 is below the edge")
+    assert found.answer()[0].startswith("no sign of it: 0.05 is below the edge")
     assert "SGD with momentum 0.9 at a learning rate of 0.05" in found.sentences()[0]
     survey = la.survey(
         objective, points=3, span=0.3, instruments="stability", lr=0.05, momentum=0.9
     )
     assert survey.part("stability", "descent").threshold == found.threshold
-    assert "SGD with momentum 0.9: no" in survey.findings["stability"].answer()[0]
+    # Who states a momentum trains with SGD: Adam is not answered for.
+    assert survey.findings["stability"].answer() == found.answer()
+    assert "Adam" not in " ".join(survey.findings["stability"].sentences())
     product, share = found.estimates()
     assert share.name == "share of the edge of stability"
     assert share.value == pytest.approx(product.value / 3.8)

@@ -101,7 +101,7 @@ def test_the_rate_against_the_edge_in_words(found, words):
     ("found", "answer", "mark"),
     [
         (edge(220.58), "yes: 110 times the edge for SGD without momentum", "alarm"),
-        (edge(0.323), "no: 16 % of the edge for SGD without momentum", "sure"),
+        (edge(0.323), "no sign of it: 16 % of the edge for SGD without momentum", "sure"),
         (edge(1.995), "at the edge for SGD without momentum, within the error", "alarm"),
         (edge(math.nan), "not known", ""),
         (edge(80.0, 38.0, rule="adam"), "yes: 2.11 times the edge for Adam", "alarm"),
@@ -119,7 +119,10 @@ def test_whether_the_rate_is_too_high(found, answer, mark):
 
 def test_a_rate_that_is_known_stands_beside_the_one_at_the_edge():
     low, high = (replace(edge(value), lr=value) for value in (0.5, 4.0))
-    assert low.answer() == ("no: 0.5 is below the edge, 2 for SGD without momentum", "sure")
+    assert low.answer() == (
+        "no sign of it: 0.5 is below the edge, 2 for SGD without momentum",
+        "sure",
+    )
     assert high.answer() == ("yes: 4 is above the edge, 2 for SGD without momentum", "alarm")
     assert low.sentences()[0].endswith("at these weights rates up to 2 are stable.")
     assert "at a learning rate of 4, " in high.sentences()[0]
@@ -135,7 +138,9 @@ def test_a_rate_and_its_edge_never_contradict_each_other(share, lr, threshold):
     found = replace(edge(share * threshold, threshold, bound=1e-6 * threshold), lr=lr)
     answer, sentence = found.answer()[0], found.sentences()[0]
     rate, side, highest = re.fullmatch(
-        r"(?:no|yes): (\S+) is (below|above) the edge, (\S+) for SGD without momentum", answer
+        r"(?:no sign of it|yes): (\S+) is (below|above) the edge, (\S+) "
+        "for SGD without momentum",
+        answer,
     ).groups()
     assert side == ("below" if share < 1 else "above")
     assert (read(rate) < read(highest)) == (share < 1)
@@ -158,7 +163,9 @@ def test_the_rate_at_the_edge_is_rounded_down():
     found = replace(edge(1.0), lr=4.793 / 2)
     assert found.sentences()[0].endswith("rates up to 4.79 are stable.")
     close = replace(edge(0.997 * 2, bound=0.001), lr=3.52)
-    assert close.answer()[0] == "no: 3.52 is below the edge, 3.53 for SGD without momentum"
+    assert close.answer()[0] == (
+        "no sign of it: 3.52 is below the edge, 3.53 for SGD without momentum"
+    )
 
 
 def test_the_ratio_with_adam_says_when_it_holds():
@@ -175,12 +182,13 @@ def test_an_unknown_optimizer_is_answered_for_both_and_a_known_one_alone():
     low, adam = replace(edge(0.5), lr=0.5), replace(edge(76.0, 38.0, rule="adam"), lr=0.5)
     both = LearningRate(descent=low, adam=adam)
     assert both.answer() == (
-        "SGD without momentum: no (the edge is 2); Adam: yes (the edge is 0.25)",
+        "SGD without momentum: no sign of it (the edge is 2); Adam: yes (the edge is 0.25)",
         "",
     )
     agreed = LearningRate(descent=edge(0.5), adam=edge(19.0, 38.0, rule="adam"))
     assert agreed.answer() == (
-        "SGD without momentum: no (25 % of the edge); Adam: no (50 % of the edge)",
+        "SGD without momentum: no sign of it (25 % of the edge); "
+        "Adam: no sign of it (50 % of the edge)",
         "sure",
     )
     given = LearningRate(low, adam, optimizer=adam)
@@ -235,6 +243,28 @@ def test_a_gradient_beside_its_noise():
     assert "noise scale is 60.0 ± 9.0 examples" in words
     (words,) = GradientNoise(norm, norm, lost, 0.5, "examples").sentences()
     assert "at rest as far as these examples can tell" in words
+
+
+def test_gradient_and_noise_scale_are_judged_apart():
+    # A gradient may exceed its noise while the scale is not known: the answer says both.
+    def noise(error, scale_error):
+        norm, scale = (
+            Estimate(0.32, error, samples=400),
+            Estimate(889.3, scale_error, samples=20),
+        )
+        return GradientNoise(norm, norm, scale, 0.145, "examples")
+
+    unknown = noise(0.061, 974.0)
+    assert unknown.answer() == (
+        "2.2 times its noise; the batch that pays off is not known",
+        "",
+    )
+    (words,) = unknown.sentences()
+    assert "2.2 times what sampling alone would give; the noise scale is not known" in words
+    doubtful = noise(0.2, 974.0)
+    assert doubtful.answer() == ("2.2 times its noise, within its error", "")
+    assert "would give, which is within its error;" in doubtful.sentences()[0]
+    assert noise(0.061, 90.0).answer()[1] == "sure"
 
 
 def test_sample_sizes_in_words():

@@ -26,8 +26,8 @@ class LRSettings(SubjectSettings):
     )
     lr: float | None = option(
         _SUGGESTED["lr"],
-        "Your own learning rate: says whether it is too high, lower than needed, or within the "
-        "range of good ones.",
+        "Your own peak learning rate: says whether it is too high, higher or lower than "
+        "needed, or indistinguishable from the suggested one.",
         **_rate,
     )
     horizon: int | None = option(
@@ -68,6 +68,11 @@ def run(settings: LRSettings, output: Output) -> None:
             max_lr=settings.max_lr,
             seed=settings.seed,
             progress=progress,
+        )
+    if not files:
+        output.note(
+            f"the runs start from initial weights of --seed {settings.seed}; the rate and its "
+            "range vary with them"
         )
     title, written = f"learning rate of {given.subject.title}", {}
     if settings.out is not None:

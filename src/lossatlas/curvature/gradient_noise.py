@@ -58,6 +58,20 @@ class GradientNoise(CheckedResult):
     floor: float
     unit: str
 
+    @property
+    def exceeds_noise(self) -> bool:
+        """Whether the gradient is longer than sampling alone makes it, at 95 %."""
+        return self.norm.interval()[0] > self.floor
+
+    @property
+    def is_scale_known(self) -> bool:
+        """Whether the interval of the noise scale excludes 0."""
+        return math.isfinite(self.noise_scale.value) and self.noise_scale.interval()[0] > 0
+
+    @property
+    def _times(self) -> str:
+        return number(self.norm.value / self.floor, 2) if self.floor else "∞"
+
     def estimates(self) -> tuple[Estimate, ...]:
         """Length, noise scale and scatter."""
         floor = f"sampling alone gives {self.floor:.2g} where the true gradient is zero"
@@ -73,18 +87,20 @@ class GradientNoise(CheckedResult):
         """Whether the gradient exceeds its noise, and the batch beyond which little is gained.
 
         Returns:
-            The answer, and "sure" where the scale is known beyond twice its error.
+            The answer, and "sure" where the gradient is longer than its noise beyond its error
+            and the interval of the scale excludes 0.
         """
         scale = self.noise_scale
         if not math.isfinite(self.floor):
             return "not known", ""
         if not math.isfinite(scale.value):
             return "no: no longer than its noise", ""
-        if not scale.value > 2 * scale.error:
-            return "indistinguishable from its noise; the batch that pays off is not known", ""
-        times = number(self.norm.value / self.floor, 2) if self.floor else "∞"
+        if not self.exceeds_noise:
+            return f"{self._times} times its noise, within its error", ""
+        if not self.is_scale_known:
+            return f"{self._times} times its noise; the batch that pays off is not known", ""
         batch = f"about {number(scale.value, 2)} examples"
-        return f"{times} times its noise; batches up to {batch}", "sure"
+        return f"{self._times} times its noise; batches up to {batch}", "sure"
 
     def sentences(self) -> tuple[str, ...]:
         """Whether the gradient exceeds its noise."""
@@ -96,17 +112,20 @@ class GradientNoise(CheckedResult):
                 f"The gradient is {length} long, no longer than sampling alone would make it: "
                 "the weights are at rest as far as these examples can tell.",
             )
-        times = number(self.norm.value / self.floor, 2) if self.floor else "∞"
+        doubt = "" if self.exceeds_noise else ", which is within its error"
         return (
-            f"The gradient is {length} long, {times} times what sampling alone would give; "
-            f"{self._scale_sentence()}.",
+            f"The gradient is {length} long, {self._times} times what sampling alone would "
+            f"give{doubt}; {self._scale_sentence()}.",
         )
 
     def _scale_sentence(self) -> str:
         scale = self.noise_scale
         shown = with_error(scale.value, scale.stderr)
-        if not scale.interval()[0] > 0:
-            return f"the noise scale is indistinguishable from 0 ({shown} {self.unit})"
+        if not self.is_scale_known:
+            return (
+                f"the noise scale is not known, as its error is too large ({shown} "
+                f"{self.unit}; more examples narrow it)"
+            )
         return (
             f"the noise scale is {shown} {self.unit}: in a smaller batch the sampling noise of "
             "the gradient is larger than the mean gradient"

@@ -32,8 +32,8 @@ class LearningRate(Result):
 
     Attributes:
         descent: for SGD, without momentum where none was stated.
-        adam: on Adam's scale; second moments of sets of at most 32 examples at these weights,
-            as if they had converged there.
+        adam: on Adam's scale, where no momentum of SGD was stated; second moments of sets of at
+            most 32 examples at these weights, as if they had converged there.
         optimizer: for an optimizer with its state.
     """
 
@@ -123,7 +123,9 @@ def survey_stability(context: Context) -> Parts:
     parts: Parts = {}
     if lr is not None:
         parts["descent"] = edge(lambda: plain_sgd(objective, lr, context.momentum))
-        if optimizer is None or not has_second_moments(optimizer):
+        # Whoever states a momentum trains with SGD.
+        is_sgd = context.momentum is not None
+        if not is_sgd and (optimizer is None or not has_second_moments(optimizer)):
             parts["adam"] = edge(lambda: warm_adam(objective, lr))
     if optimizer is not None:
         parts["optimizer"] = edge(lambda: optimizer)

@@ -36,6 +36,8 @@ from lossatlas.text import number, percent, told_apart
 # From here on shares of the edge are written with digits enough to be below it.
 _NEAR = 0.99
 _NAMES = {"adam": "Adam", "nadam": "NAdam"}
+# Below the edge a rate may still be too high; only runs can tell.
+_NO_SIGN = "no sign of it"
 CANNOT_BE_JUDGED = "cannot be judged: these weights predict no better than a constant"
 EDGE_OF_STABILITY = Reference(
     "edge of stability",
@@ -149,13 +151,13 @@ class Stability(CheckedResult):
         if not self.reached:
             return "not known", ""
         share = f"{told_apart(100 * max(self.ratio, 0.0), 100.0, 2)[0]} % of"
-        return f"no: {self._against(steps, 'below', share)}", "sure"
+        return f"{_NO_SIGN}: {self._against(steps, 'below', share)}", "sure"
 
     @property
     def verdict(self) -> str:
-        """The answer without the optimizer's name, as in "no (edge at 0.2)"."""
+        """The answer without the optimizer's name, as in "no sign of it (the edge is 0.2)"."""
         answer = self.answer()[0].split(":")[0].partition(" for ")[0]
-        if answer not in ("yes", "no"):
+        if answer not in ("yes", _NO_SIGN):
             return answer
         if math.isnan(self.highest_lr):
             return f"{answer} ({number(100 * max(self.ratio, 0.0), 2)} % of the edge)"

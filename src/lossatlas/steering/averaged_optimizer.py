@@ -210,7 +210,7 @@ def recipe(
         cautious: leave out coordinates that go against the gradient (`CautiousUpdates`).
             Default False.
         interpolated: take gradients between the weights and their average
-            (`InterpolatedGradients`), which is then in the place of momentum: optimizers by
+            (`InterpolatedGradients`), which replaces momentum: optimizers by
             name have none. Read the weights in `swapped()` only. Default None: for "adamw" and
             "adam", where it is measured to be better; False for others.
         batches: for the statistics of BatchNorm layers, some batches of training data. A model

@@ -101,11 +101,14 @@ class DecisionLog(Result):
         scales = self.column("scale").astype(float)
         reasons = Counter(row.reason for row in self.records if not row.failed).most_common(3)
         frequent = ", ".join(f"{reason} ({times})" for reason, times in reasons)
-        out = [
-            f"{count(len(self), 'decision')} moved the scale of the rate between "
-            f"{number(scales.min())} and {number(scales.max())}; it ended at "
-            f"{number(scales[-1])}."
-        ]
+        decided, ends = count(len(self), "decision"), (scales.min(), scales.max())
+        if ends[0] == ends[1]:
+            out = [f"{decided} left the scale of the rate at {number(scales[-1])}."]
+        else:
+            out = [
+                f"{decided} moved the scale of the rate between {number(ends[0])} and "
+                f"{number(ends[1])}; it ended at {number(scales[-1])}."
+            ]
         out += [as_sentence(f"the most frequent reasons: {frequent}")] if frequent else []
         failed = sum(row.failed for row in self.records)
         out += [f"{count(failed, 'probe')} failed."] if failed else []

@@ -28,3 +28,10 @@ def scaled_range(
         scaled_rate(low, updates, horizon, slow) / (overfits * MARGIN),
         scaled_rate(high, updates, horizon, fast) * MARGIN,
     )
+
+
+def equivalent_rate(rate: float, best: float, updates: int, horizon: int) -> float:
+    """The rate of short runs equivalent to one of a training, as near `best` as can be."""
+    # The power is not known: a difference that remains is one of the rates, not of the lengths.
+    ends = sorted(scaled_rate(rate, horizon, updates, power) for power in (0.0, _MAX_POWER))
+    return min(max(best, ends[0]), ends[1])

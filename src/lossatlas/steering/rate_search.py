@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
-from lossatlas.intervals import interval
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate
-from lossatlas.steering.judged_rate import GAIN, JudgedRate
+from lossatlas.steering.judged_rate import GAIN, JudgedRate, is_as_good
+from lossatlas.steering.lr_scaling import equivalent_rate
 from lossatlas.steering.range_test import RangeTest
 from lossatlas.steering.short_runs import BuildOptimizer, train_along, unit_losses
 
@@ -18,8 +18,6 @@ Floats = NDArray[np.float64]
 
 # Rates of neighboring short runs differ by this factor; by its square far from the best.
 _FACTOR = 2.0
-# A rate is as good as the best where its loss is at most this share higher.
-_TOLERANCE = 0.03
 _WARMUP = 0.1
 # Searches end here, should every further rate be better still.
 _MAX_RUNS = 14
@@ -43,7 +41,7 @@ class RateRuns:
             1.0, (updates - np.arange(updates)) / (updates - warm + 1)
         )
         self.losses_at: dict[float, Floats | None] = {}
-        self.planned = 0
+        self.planned, self.judging = 0, 0
 
     def loss(self, rate: float) -> float:
         """The loss after a run that peaks at this rate."""
@@ -71,22 +69,32 @@ class RateRuns:
                 errors[at] = np.std(examples - best, ddof=1) / math.sqrt(len(examples))
         return rates, losses, gaps, errors, len(best)
 
-    def judge_rate(self, rate: float) -> JudgedRate:
-        """A run at this rate beside the others; it takes no part in their search."""
-        best = self.losses_at[min(self.losses_at, key=self.loss)]
-        others = dict(self.losses_at)
-        loss, ended = self.loss(rate), self.losses_at[rate]
-        self.losses_at = others
+    def judge_rate(self, rate: float, horizon: int) -> JudgedRate:
+        """Runs at this rate and at the best one; they take no part in the search."""
+        searched = dict(self.losses_at)
+        rates, losses, *_ = self.table()
+        reference = best_rate(rates, losses)
+        if not math.isfinite(self.loss(reference)):
+            reference = float(rates[int(np.argmin(losses))])
+        peak = equivalent_rate(rate, reference, len(self.shape), horizon)
+        loss, gap, error = self.loss(rate), self.loss(peak) - self.loss(reference), math.nan
+        ended, best = self.losses_at[peak], self.losses_at[reference]
         assert best is not None
-        if ended is None or not math.isfinite(loss):
-            return JudgedRate(rate, math.inf, math.inf, math.nan, len(best))
-        gaps = ended - best
-        error = np.std(gaps, ddof=1) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-        return JudgedRate(rate, loss, float(gaps.mean()), float(error), len(best))
+        if ended is not None and math.isfinite(gap) and len(best) > 1:
+            error = float(np.std(ended - best, ddof=1)) / math.sqrt(len(best))
+        start, reference_loss = float(self._start().mean()), self.loss(reference)
+        self.judging = len(self.losses_at) - len(searched)
+        self.losses_at = searched
+        return JudgedRate(
+            rate, loss, start, peak, reference, reference_loss, gap, error, len(best)
+        )
+
+    def _start(self) -> Floats:
+        return unit_losses(self.judge, self.judge.params)
 
     def gain(self) -> Estimate:
         """How far the best run is below the loss without training."""
-        start = unit_losses(self.judge, self.judge.params)
+        start = self._start()
         best = self.losses_at[min(self.losses_at, key=self.loss)]
         assert best is not None
         gaps, unit = start - best, self.judge.unit
@@ -133,12 +141,10 @@ def acceptable_range(
     rates: Floats, losses: Floats, gaps: Floats, errors: Floats, units: int
 ) -> tuple[float, float]:
     """Rates next to the best that are about as good, halfway to the first that is not."""
-    tolerance, best = _TOLERANCE * abs(float(losses.min())), int(np.argmin(losses))
+    best, lowest = int(np.argmin(losses)), float(losses.min())
 
     def alike(at: int) -> bool:
-        return bool(
-            gaps[at] <= tolerance or interval(float(gaps[at]), float(errors[at]), units)[0] <= 0
-        )
+        return is_as_good(float(gaps[at]), float(errors[at]), units, lowest)
 
     def end(step: int) -> float:
         at = best

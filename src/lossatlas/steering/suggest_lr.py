@@ -60,15 +60,26 @@ def suggest_lr(
        band take the powers 3/4 and 1/4.
     4. The edge of stability (2 / lambda_max, on the optimizer's scale) and the gradient noise
        scale say why.
-    5. With `lr`, one more short run peaks at exactly this rate. It takes no part in the search.
-       The rate is "too high" where that run diverges or the rate is above the band, "lower than
-       needed" below the band, otherwise "within the range".
+    5. With `lr`, a short run that peaks at this rate is compared in pairs with one at the best
+       rate; neither takes part in the search. Where `horizon` is not `updates`, the rate is
+       first moved toward the best one, by (horizon / updates)^p with p between 0 and 3/4, so
+       that no difference is one of the lengths. The verdict is
 
-    The band holds the rates whose loss is not more than 3 % above the best, or is not told
-    apart from it at 95 %. Where the horizon makes n > 16 passes over the batches, its low end
-    is divided by (n / 16)^(1/2); where n is not known the result says so. Both ends are then
-    widened by a factor of 1.11, calibrated on 31 problems (16 tasks) so that the band of a new
-    one holds the best rate of a tuned grid with 90 %; docs/studies/lr says how often it does.
+       - "too high": the run diverges, or ends no lower than the loss before it or that of a
+         constant prediction;
+       - "higher than needed", "lower than needed": it ends above that at the best rate by more
+         than 3 % and the error at 95 %, or the rate is outside the band;
+       - "indistinguishable": short runs show no difference. Longer ones (`updates`) may.
+       - "not known": no rate is seen to help.
+
+    Rates are peak rates. At a constant rate the best is usually lower.
+
+    The band probably holds the best rate; not every rate in it is good. Of the runs it holds
+    those whose loss is not more than 3 % above the best, or is not told apart from it at 95 %.
+    Where the horizon makes n > 16 passes over the batches, its low end is divided by
+    (n / 16)^(1/2); where n is not known the result says so. Both ends are then widened by a
+    factor of 1.11, calibrated on 31 problems (16 tasks) so that the band of a new one holds the
+    best rate of a tuned grid with 90 %; docs/studies/lr says how often it does.
     The model, its gradients and the random state stay as they are. Dropout is off;
     normalization layers use the statistics of each batch.
 
@@ -78,7 +89,7 @@ def suggest_lr(
         optimizer: "sgd" (momentum 0.9), "adam", "adamw", an optimizer of torch (its class,
             groups and settings are used, its state and rate are not), or a function
             (params, lr) -> optimizer.
-        lr: a learning rate of your own to judge; of an optimizer with groups, the highest.
+        lr: a peak learning rate of your own to judge; of an optimizer with groups, the highest.
         momentum: of "sgd"; by default 0.9.
         validation: where the runs are compared. By default every fifth batch is kept apart for
             it; of fewer than five batches, every fifth example. Where these cannot be divided
@@ -93,7 +104,8 @@ def suggest_lr(
     Returns:
         Rate, band, runs and reasons; `verdict` judges `lr`; `helps` is False where no run is
         below the loss without training beyond the error, as for random labels, and the
-        sentences say so. About 8 runs, 900 gradients of a batch by default.
+        sentences say so. About 8 runs, 900 gradients of a batch by default; 2 or 3 runs more
+            with `lr`.
 
     Raises:
         ArgumentError: a number out of range, an optimizer that cannot be built, or no rate that
@@ -132,7 +144,7 @@ def suggest_lr(
         test = run_range_test(training, build, np.geomspace(min_lr, max_lr, updates))
         runs = RateRuns(training, build, updates, validation or data.judge, report)
         search_rates(runs, test, min_lr, max_lr)
-        judged = None if lr is None else runs.judge_rate(lr)
+        judged = None if lr is None else runs.judge_rate(lr, horizon or updates)
     reasons = _edge(training, build, optimizer, seed), _noise(training, seed)
     horizon = horizon or updates
     passes = horizon / _batches_a_pass(objective, updates, data.drawn)
@@ -140,7 +152,7 @@ def suggest_lr(
     held_out = validation is not None or data.held_out
     return replace(
         suggestion, batch_size=data.batch_size, held_out=held_out, judged=judged,
-        gradients=suggestion.gradients + (0 if judged is None else updates),
+        gradients=suggestion.gradients + updates * runs.judging,
     )  # fmt: skip
 
 

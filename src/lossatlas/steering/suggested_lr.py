@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lossatlas.objective.chance import ChanceLevel
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.held_out import needed_batches
-from lossatlas.steering.judged_rate import GAIN, JudgedRate
+from lossatlas.steering.judged_rate import GAIN, JudgedRate, Verdict
 from lossatlas.steering.lr_scaling import MANY_PASSES, POWER
 from lossatlas.steering.range_test import RangeTest
 from lossatlas.text import as_sentence, number, with_error
@@ -24,6 +24,11 @@ Floats = NDArray[np.float64]
 # weights.
 _RUINED = 2.0
 
+_PEAK = (
+    "Rates are peak rates, the highest of a schedule: short runs rise to them over a tenth of "
+    "their updates and then fall to zero linearly. At a constant rate the best is usually "
+    "lower."
+)
 _REFERENCES = (
     Reference(
         "range test",
@@ -114,16 +119,44 @@ class SuggestedLR(Result):
         """Whether the best run is below the loss of a constant prediction; True if unknown."""
         if self.chance is None:
             return True
-        best = float(self.losses.min())
-        level = replace(self.chance, loss=best, stderr=math.nan, samples=self.units)
-        return not level.is_at_chance
+        return not self._is_at_chance(float(self.losses.min()))
+
+    def _is_at_chance(self, loss: float) -> bool:
+        if self.chance is None:
+            return False
+        level = replace(self.chance, loss=loss, stderr=math.nan, samples=self.units)
+        return level.is_at_chance
 
     @property
-    def verdict(self) -> str:
-        """Of the given rate, see `JudgedRate.verdict`; empty where none was given."""
-        if self.judged is None:
+    def verdict(self) -> Verdict | Literal[""]:
+        """Of the given rate; empty where none was given.
+
+        "too high": a short run at the rate diverges, or ends no lower than the loss before it
+        or that of a constant prediction. "higher than needed" and "lower than needed": a short
+        run ends above that at the suggested rate, beyond 3 % of its loss and the error at 95 %,
+        or the rate is outside the range of the best one. "indistinguishable": neither. "not
+        known": no rate is seen to help.
+        """
+        judged = self.judged
+        if judged is None:
             return ""
-        return self.judged.verdict(self.low, self.high, helps=self.helps and self.learns)
+        if judged.diverged:
+            return "too high"
+        if not (self.helps and self.learns):
+            return "not known"
+        if self._ruins(judged):
+            return "too high"
+        if not (judged.is_worse or self._is_outside(judged)):
+            return "indistinguishable"
+        return "higher than needed" if judged.lr > self.lr else "lower than needed"
+
+    def _ruins(self, judged: JudgedRate) -> bool:
+        # Also of weights that begin far above chance, or below it by an earlier training.
+        learned = judged.loss < judged.start and not self._is_at_chance(judged.loss)
+        return judged.lr > self.lr and not learned
+
+    def _is_outside(self, judged: JudgedRate) -> bool:
+        return not self.low <= judged.lr <= self.high
 
     @property
     def helps(self) -> bool:
@@ -140,7 +173,7 @@ class SuggestedLR(Result):
                 ends=(self.low, self.high),
                 why_no_error="the brackets are a range of rates, not an interval of confidence",
                 name="learning rate",
-                meaning="to peak at; the best one lies probably within the brackets",
+                meaning="to peak at; the best one probably lies within the brackets",
             ),
             *(() if self.judged is None else (self.judged.estimate(self.gain.sample_unit),)),
             self.gain,
@@ -163,8 +196,8 @@ class SuggestedLR(Result):
         judged, verdict = self.judged, self.verdict
         if judged is None:
             return ""
-        start = f"A learning rate of {number(judged.lr, 3)} for {self.optimizer}"
-        run = judged.run_text(self.updates)
+        start = f"A peak learning rate of {number(judged.lr, 3)} for {self.optimizer}"
+        run = self._evidence(judged)
         if verdict == "not known":
             why = (
                 "no short run ends below the loss of a constant prediction"
@@ -172,15 +205,27 @@ class SuggestedLR(Result):
                 else "no rate is seen to help"
             )
             return f"{start} cannot be judged, as {why}; {run}."
-        best = f"the best rate lies probably between {number(self.low, 3)} and "
-        best += number(self.high, 3)
-        if verdict == "within the range" or judged.is_told_apart:
-            inside = " of good rates" if verdict == "within the range" else ""
-            return f"{start} is {verdict}{inside}: {run}; {best}{self._for_horizon()}."
-        return (
-            f"{start} is probably {verdict}: {best}{self._for_horizon()}, but {run}, which is "
-            "within its error."
-        )
+        best = f"the best rate probably lies between {number(self.low, 3)} and "
+        best += f"{number(self.high, 3)}{self._for_horizon()}"
+        if verdict == "indistinguishable":
+            same = f"is indistinguishable from the suggested {number(self.lr, 3)}"
+            return f"{start} {same} by short runs: {run}; {best}."
+        if verdict == "too high" or judged.is_worse:
+            return f"{start} is {verdict}: {run}; {best}."
+        return f"{start} is probably {verdict}: {best}, but {run}, which does not show it."
+
+    def _evidence(self, judged: JudgedRate) -> str:
+        run = f"a short run of {self.updates:,} updates at this rate"
+        if judged.diverged:
+            return f"{run} diverged"
+        if not self._ruins(judged):
+            return judged.run_text(self.updates, self.horizon)
+        ends = f"from {number(judged.start, 3)} to {number(judged.loss, 3)}"
+        constant = ""
+        if self.chance is not None and self._is_at_chance(judged.loss):
+            level = number(self.chance.constant, 3)
+            constant = f", no lower than that of the best constant prediction, {level}"
+        return f"{run} took the loss {ends}{constant}"
 
     def _for_horizon(self) -> str:
         same = self.horizon == self.updates
@@ -196,7 +241,7 @@ class SuggestedLR(Result):
             )
         return (
             f"Start {self.optimizer} at a peak learning rate of {number(self.lr, 3)}; the best "
-            f"rate lies probably between {number(self.low, 3)} and {number(self.high, 3)}."
+            f"rate probably lies between {number(self.low, 3)} and {number(self.high, 3)}."
         )
 
     def _gained(self) -> str:
@@ -213,11 +258,26 @@ class SuggestedLR(Result):
         return (
             *filter(None, (self._judgment(), self._suggested())),
             *map(as_sentence, (*self._chance_notes(), *self.notes)),
+            _PEAK,
+            *self._range_reason(),
             *self._run_reasons(),
             *self._judge_reason(),
             *self._pass_reason(),
             self._edge_reason(),
             self._noise_reason(),
+        )
+
+    def _range_reason(self) -> tuple[str, ...]:
+        sentence = (
+            "The range probably holds the best rate; not every rate in it is good. It varies "
+            "with the initial weights, the batches and the seed."
+        )
+        if self.verdict != "indistinguishable" or self.horizon <= self.updates:
+            return (sentence,)
+        return (
+            sentence,
+            f"Longer runs may tell the rate from the suggested one: `updates` up to the "
+            f"{self.horizon:,} of the training.",
         )
 
     def _chance_notes(self) -> Iterator[str]:
