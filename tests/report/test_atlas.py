@@ -340,3 +340,23 @@ def test_only_a_paired_change_has_a_direction(change, words):
     assert words in text.replace("\N{NO-BREAK SPACE}", " ")
     if change is None:
         assert not re.search("The loss (rises|falls)|a rise of|a fall of", text)
+
+
+def test_a_rise_on_the_way_is_said():
+    surveys = training()
+    losses = (0.462, 0.491, 0.279, 0.118)
+    run = [
+        replace(survey, loss=Estimate(value, 0.023, samples=99))
+        for survey, value in zip(surveys, losses, strict=True)
+    ]
+    page = render_atlas({"run": run}).replace("\N{NO-BREAK SPACE}", " ")
+    assert "highest at step 100: 0.491 ± 0.023" in page
+    assert "lowest at step" not in page
+
+
+def test_a_number_reads_the_same_over_the_steps_and_in_the_table():
+    first, *rest = training()
+    run = [replace(first, loss=Estimate(0.11806, 0.0231, samples=99)), *rest]
+    numbers = head(render_atlas({"run": run}))["runs"][0]["numbers"]
+    (loss,) = [each for each in numbers if each["name"].startswith("loss at")]
+    assert loss["texts"][0].replace("\N{NO-BREAK SPACE}", " ") == "0.118 ± 0.023"

@@ -318,9 +318,15 @@ def _numbers(run: Run) -> list[dict[str, Any]]:
                 "meaning": cut_off(about.meaning, 120),
                 "bound": about.bound == about.bound,
                 "values": values,
+                "texts": [_text(row.get(name)) for row in rows],
             }
         )
     return held
+
+
+# Rounded as everywhere else, so that one number reads the same in every place.
+def _text(row: tuple[Estimate, Any] | None) -> str:
+    return "" if row is None else " ".join(filter(None, row[0].texts))
 
 
 def _rows(run: Run) -> Iterator[tuple[str, str, str, str]]:
@@ -345,10 +351,26 @@ def _loss_over_steps(run: Run) -> str:
         return last.headline()
     ways = f"from step {number(run.steps[0], 9)} to {number(run.steps[-1], 9)}"
     text = f"{_moves('The loss', first.loss, last.loss)}, {ways}{_paired(last.change)}"
+    text += _in_between(run)
     for name, each in list(last.metrics.items())[:1]:
         if name in first.metrics:
             text += f"; {_moves(cut_off(name, 24), first.metrics[name], each)}"
     return f"{text}. At the end: {last.headline()}"
+
+
+# The ends alone would hide a rise or a dip on the way.
+def _in_between(run: Run) -> str:
+    losses = [survey.loss for survey in run.surveys]
+    values = [each.value for each in losses]
+    parts = []
+    for word, k in (
+        ("highest", max(range(len(values)), key=values.__getitem__)),
+        ("lowest", min(range(len(values)), key=values.__getitem__)),
+    ):
+        if 0 < k < len(values) - 1 and values[k] not in (values[0], values[-1]):
+            shown = with_error(values[k], losses[k].error)
+            parts.append(f"{word} at step {number(run.steps[k], 9)}: {shown}")
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 # Without a direction: the errors of both are those of each alone, on the same examples.

@@ -304,7 +304,10 @@ class Connection(Result):
     def _no_barrier(self, path: str) -> tuple[str, ...]:
         excess, positions = self.profile, len(self.at) - 2
         start = f"No barrier on the {path}"
-        narrow = f"A barrier narrower than {number(excess.gap, 2)} of the path may be missed."
+        narrow = (
+            f"A barrier narrower than {number(excess.gap, 2)} of the path may be missed. The "
+            "positions are an even grid, made finer around the highest loss."
+        )
         if not excess.has_spread:
             return (
                 f"{start}: at none of {positions} positions does the loss of any example "

@@ -149,8 +149,7 @@
   // Numbers over the steps: a small chart each, with its errors and a cursor.
   // A number is [value, error], or [value, low, high] where its interval is not the error on either side.
   const ends = ([v, e, high]) => (high !== undefined ? (e === null || high === null ? null : [e, high]) : e ? [v - e, v + e] : null);
-  const errorText = ([v, e, high]) => (!ends([v, e, high]) ? "" : high !== undefined ? `\u00a0[${Scene.short(e, 2)}, ${Scene.short(high, 2)}]` : `\u00a0±\u00a0${Scene.short(e, 2)}`);
-  const W = 320, H = 110, PAD = { l: 44, r: 8, t: 8, b: 20 };
+  const W = 320, H = 110;
   function chart(name) {
     const series = [run(), ...(state.beside >= 0 ? [run(1)] : [])].map((r) => ({ r, n: r.numbers.find((n) => n.name === name) })).filter((s) => s.n);
     const about = series[0].n, points = series.flatMap(({ r, n }) => n.values.map((v, k) => v && isFinite(v[0]) && v[0] !== null && [r.steps[k], ...v]).filter(Boolean));
@@ -161,6 +160,8 @@
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`); svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `${name} over the steps. ${about.meaning}`);
     const values = points.map((p) => p[1]), low = Math.min(...values), high = Math.max(...values);
+    // Room for the longer label of the axis.
+    const PAD = { l: Math.max(44, 12 + 7 * Math.max(...[low, high].map((v) => Scene.short(v, 3).length))), r: 8, t: 8, b: 20 };
     const log = low > 0 && high / low > 30, to = (v) => (log ? Math.log10(Math.max(v, low / 10)) : v);
     const errors = points.map((p) => ends(p.slice(1))).filter(Boolean), bottom = Math.min(to(low), ...errors.map((p) => to(Math.max(p[0], log ? low / 3 : -Infinity))));
     const top = Math.max(to(high), ...errors.map((p) => to(p[1]))), span = top - bottom || Math.abs(top) || 1;
@@ -179,8 +180,7 @@
     });
     svg.cursor = (step) => {
       mark.setAttribute("x1", X(step)); mark.setAttribute("x2", X(step));
-      const found = series[0].n.values[state.step];
-      cell.querySelector(".now").textContent = found && found[0] !== null ? `${Scene.short(found[0])}${errorText(found)}` : "–";
+      cell.querySelector(".now").textContent = series[0].n.texts[state.step] || "\u2013";
     };
     svg.addEventListener("click", (event) => {
       const box = svg.getBoundingClientRect(), s = x0 + (((event.clientX - box.left) / box.width) * W - PAD.l) / (W - PAD.l - PAD.r) * (x1 - x0);

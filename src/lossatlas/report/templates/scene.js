@@ -576,7 +576,7 @@
       for (const v of rounded(grid.y)) { const [x, y] = this.project([-a, this.spot(0, v)[1], 0]); g.fillText(short(v), x - 6, y); g.fillRect(x - 4, y, 4, 1); }
       const [x, y] = this.project([0, -b, 0]), [u, v] = this.project([-a, 0, 0]);
       g.textAlign = "center"; g.textBaseline = "top"; g.fillText(cut(grid.labels[0], 44), x, y + 24);
-      g.save(); g.translate(u - 38, v); g.rotate(-Math.PI / 2); g.textBaseline = "bottom"; g.fillText(cut(grid.labels[1], 44), 0, 0); g.restore();
+      g.save(); g.translate(Math.max(u - 38, 15), v); g.rotate(-Math.PI / 2); g.textBaseline = "bottom"; g.fillText(cut(grid.labels[1], 44), 0, 0); g.restore();
     }
     lifted(x, y) {
       const p = this.spot(x, y), h = this.height(p);
@@ -640,13 +640,20 @@
       const fill = g.createLinearGradient(0, y + tall, 0, y);
       this.colors.forEach((c, k) => fill.addColorStop(k / (this.colors.length - 1), c));
       if (small && this.mode === "map") return;
+      const isMap = this.mode === "map", to = spread(this.shadeScale), inside = (v) => to(v) >= -0.01 && to(v) <= 1.01;
+      const name = this.name === "error" ? "standard error" : this.name + (this.name === "loss" && this.scale.soft !== null ? ", log above the lowest" : "");
+      let ticks = (this.name === "loss" ? this.scale.ticks : evenly(this.shadeScale)).filter(inside);
+      // One tick tells no scale.
+      if (ticks.length < 2) ticks = [this.shadeScale.low, this.shadeScale.high];
+      // A plate keeps the words readable where the surface lies behind them.
+      const wide = Math.max(g.measureText(name).width, ...ticks.map((v) => 14 + g.measureText(short(v)).width));
+      g.fillStyle = "rgba(9, 17, 24, 0.72)"; g.fillRect(isMap ? this.width - 18 - wide : x - 8, y - 28, wide + 16, tall + 38);
       g.fillStyle = fill; g.fillRect(x, y, 9, tall);
       g.fillStyle = INK; g.textAlign = "left"; g.textBaseline = "middle";
-      const to = spread(this.shadeScale), ticks = this.name === "loss" ? this.scale.ticks : evenly(this.shadeScale);
       let last = Infinity;
-      for (const v of ticks) { if (to(v) < -0.01 || to(v) > 1.01) continue; const h = y + tall * (1 - to(v)); if (last - h < 14) continue; last = h; halo(g, short(v), x + 14, h); }
-      g.textBaseline = "bottom"; g.textAlign = this.mode === "map" ? "right" : "left";
-      halo(g, this.name === "error" ? "standard error" : this.name + (this.name === "loss" && this.scale.soft !== null ? ", log above the lowest" : ""), this.mode === "map" ? this.width - 10 : x, y - 9);
+      for (const v of ticks) { const h = y + tall * (1 - to(v)); if (last - h < 14) continue; last = h; halo(g, short(v), x + 14, h); }
+      g.textBaseline = "bottom"; g.textAlign = isMap ? "right" : "left";
+      halo(g, name, isMap ? this.width - 10 : x, y - 9);
       g.textAlign = "left";
     }
     // What lies under the pointer.
@@ -723,7 +730,7 @@
     words(x, y) {
       const f = this.frame.at(x, y, this.name === "error" ? "loss" : this.name);
       const error = this.name === "loss" || this.name === "error" ? f.error : NaN;
-      const shown = isNaN(error) ? short(f.value) : `${short(f.value)}\u00a0±\u00a0${short(error, 2)}`;
+      const shown = withError(f.value, error);
       return `${this.name === "error" ? "loss" : this.name} ${shown}${f.computed ? "" : " (interpolated)"}\nat ${short(f.x, 3)}, ${short(f.y, 3)}`;
     }
     png(title) {
@@ -766,6 +773,12 @@
     const a = Math.abs(v), text = a >= 1e6 || a < 1e-4 ? v.toExponential(Math.max(digits - 2, 1)) : String(Number(v.toPrecision(digits)));
     return text.replace("-", "\u2212");
   }
+  // A number rounded to its error, as Python's with_error.
+  function withError(v, e) {
+    if (!isFinite(v) || !(e > 0) || !isFinite(e)) return short(v);
+    const decimals = 1 - Math.floor(Math.log10(e)), fits = decimals >= 0 && decimals <= 7 && Math.abs(v) < 1e6;
+    return `${fits ? v.toFixed(decimals).replace("-", "\u2212") : short(v)}\u00a0±\u00a0${fits ? e.toFixed(decimals) : short(e, 2)}`;
+  }
   function rounded(axis, most = 6) {
     const low = axis[0], high = axis.at(-1), rough = (high - low) / most, decade = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((k) => k * decade).find((s) => s >= rough * 0.999), out = [];
@@ -774,5 +787,5 @@
   }
   const evenly = (s) => rounded([s.low, s.high], 4);
 
-  window.Scene = { Camera, Frame, View, inflate, rounded, save, short, spread, still, turning };
+  window.Scene = { Camera, Frame, View, inflate, rounded, save, short, spread, still, turning, withError };
 })();
