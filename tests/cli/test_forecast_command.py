@@ -310,7 +310,7 @@ def test_without_rates_a_law_of_updates_is_taken_and_named(folder):
     done = CliRunner().invoke(
         command, ["fit", str(folder / "bare.csv"), "--out", str(folder / "b"), "--json"]
     )
-    assert "'bare' has no learning rate: the power law in updates is taken" in done.stderr
+    assert "'bare' has no learning rate: the power law in updates is used" in done.stderr
     told = json.loads(done.stdout)
     assert told["law"] == "PowerLaw"
     assert told["parameters"]["alpha"] == pytest.approx(0.5, rel=1e-3)

@@ -55,13 +55,26 @@ def test_logged_rates_are_interpolated_and_said_so():
     curve = Curve([2, 4, 6], [3.0, 2.0, 1.0], [1.0, 3.0, 1.0])
     np.testing.assert_allclose(curve.lr, [1, 1, 2, 3, 2, 1])
     assert "2 updates between the logged ones interpolated" in curve.notes[0]
-    assert "first logged rate assumed for the 1 updates" in curve.notes[1]
+    assert "first logged rate assumed for the 1 update before it" in curve.notes[1]
 
 
 def test_a_warm_up_before_the_first_log_is_a_ramp():
     curve = Curve([4, 6], [3.0, 2.0], [8.0, 8.0], warmup=4)
     np.testing.assert_allclose(curve.lr, [2, 4, 6, 8, 8, 8])
     assert any("warm-up of 4" in note for note in curve.notes)
+
+
+def test_a_log_that_begins_within_the_warm_up_begins_below_the_peak():
+    curve = Curve([4, 8, 12], [3.0, 2.0, 1.0], [4.0, 8.0, 10.0], warmup=10)
+    np.testing.assert_allclose(curve.lr, [*range(1, 11), 10, 10])
+    said = "rates of the 3 updates before the first logged one, at step 4, taken from a linear"
+    assert any(said in note for note in curve.notes)
+    assert "2 losses within the warm-up of 10 updates left out of fits" in curve.notes
+    assert curve.select([1, 2]).notes == curve.notes
+    bare = curve.without_rates()
+    assert (bare.warmup, bare.notes) == (10, curve.notes[-1:])
+    late = Curve([40, 50], [2.0, 1.0], [1.0, 1.0], warmup=10)
+    assert not any("losses within" in note for note in late.notes)
 
 
 def test_a_number_is_a_constant_rate():

@@ -19,7 +19,7 @@ LOSS = 2 + STEP**-0.5
         ((["a", "b"], [2.0, 1.0]), "`step` must hold real numbers"),
         (([1, 2], ["x", "1"]), "`loss` must hold real numbers"),
         (([1, 2], [1 + 2j, 1.0]), "real numbers; got complex128"),
-        (([1, 2], [[1], [1, 2]]), "rows of one length"),
+        (([1, 2], [[1], [1, 2]]), "rows of equal length"),
         ((np.array(["2020-01-01", "2020-01-02"], "M8[D]"), [2.0, 1.0]), "got datetime64"),
         (([1, 1e300], [2.0, 1.0]), "tokens or a time of day"),
         (([1, 10**13], [2.0, 1.0], 1e-3), "tokens or a time of day"),

@@ -28,7 +28,7 @@ def test_lightning_metrics_with_interleaved_rows(tmp_path):
     assert curve.lr[[8, 13, 18, 28]] == pytest.approx([0.1, 0.075, 0.05, 0.05])
     assert curve.notes[0] == (
         "the column 'step' was taken for the steps, 'train_loss_step' for the losses, "
-        "'lr-AdamW' for the rates; `--column step=NAME` (in Python `step=`) takes another"
+        "'lr-AdamW' for the rates; `--column step=NAME` (in Python `step=`) chooses another"
     )
 
 

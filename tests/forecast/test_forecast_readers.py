@@ -13,6 +13,21 @@ def write(path, text):
     return path
 
 
+def test_a_rate_of_zero_is_read_from_tensorboard(tmp_path):
+    head, text = (
+        "Wall time,Step,Value\n",
+        "".join(f"0,{i},{r}\n" for i, r in ((1, 1.0), (2, 0.0))),
+    )
+    rates = write(tmp_path / "lr.csv", head + text)
+    losses = write(tmp_path / "loss.csv", f"{head}0,1,3.0\n0,2,2.5\n")
+    curve = forecast.read_tensorboard(losses, rates)
+    assert curve.lr.tolist() == [1.0, 0.0]
+    assert curve.notes == ()
+    empty = write(tmp_path / "empty.csv", f"{head}0,1,nan\n0,2,nan\n")
+    with pytest.raises(DataError, match="holds no finite rate"):
+        forecast.read_tensorboard(losses, empty)
+
+
 def test_csv(tmp_path):
     path = write(
         tmp_path / "run.csv", "step,train_loss,lr\n1,3.0,0.1\n2,2.5,0.1\n\n4,2.0,0.05\n"

@@ -1,5 +1,8 @@
 """Simple forecasts: the answer where no law passes, with an interval that holds."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +12,11 @@ from lossatlas.errors import ArgumentError
 from lossatlas.forecast import Curve, LastLevel, LocalTrend, schedules
 from lossatlas.forecast.choice import SIMPLE, fit_each, fit_or_better
 from lossatlas.forecast.laws import Baseline
+from lossatlas.forecast.next_runs import length_of
+from lossatlas.forecast.own_schedule import own_schedule
 from lossatlas.forecast.recent import recent
 from lossatlas.forecast.rolling import errors_of, spread_of
+from lossatlas.io import Provenance
 
 STEP = np.arange(1, 401)
 RATES = schedules.cosine(400, 4e-3)
@@ -181,7 +187,7 @@ def test_a_rising_loss_is_told_to_stop():
         (RATES, "The schedule of this run ends at update 400, so that the run is over"),
         (
             schedules.cosine(800, 4e-3)[:400],
-            "what the rest of the fall does to the loss is left out",
+            "the effect of the rest of the fall on the loss is not included",
         ),
     ],
 )
@@ -294,15 +300,55 @@ def test_what_helps_depends_on_the_runs_at_hand():
     assert "train the same model once more: " in said
     four = fit_or_better(forecast.MultiPowerLaw(), runs)
     said = " ".join(four.sentences())
-    assert (
-        "What helps: not more runs of this kind, because MultiPowerLaw does not follow" in said
-    )
+    assert "More runs of this kind do not help, because MultiPowerLaw does not follow" in said
     ends = [np.mean(run.loss[375:]) for run in runs]
     assert four.began_with.ends == pytest.approx(ends)
     best = runs[int(np.argmin(ends))].name
     assert f"(± one standard error) compare your runs directly: {best} " in said
     assert "more: " not in said
-    assert "more runs" not in said.replace("not more runs", "")
+    # No answer of this fit sends its user to more runs.
+    with pytest.raises(ArgumentError) as other:
+        four.predict(schedules.cosine(400, 0.1))
+    with pytest.raises(ArgumentError) as ranked:
+        four.optimize_schedule(400, 0.1)
+    for text in (said, str(other.value), str(ranked.value)):
+        assert "compare your runs directly: " in text
+        assert "names the runs" not in text
+        assert "train the same model" not in text
+    assert "MultiPowerLaw was fitted to 4 runs with 4 schedules and failed" in str(other.value)
+
+
+def test_runs_with_enough_schedules_need_a_law_of_rates_and_no_more_runs():
+    every = [RATES, np.full(400, 4e-3), schedules.wsd(400, 4e-3, 0.2)]
+    runs = [Curve(STEP, flat_early(i), r, name=f"r{i}") for i, r in enumerate(every)]
+    with pytest.raises(ArgumentError, match="fit a law of learning rates to your 3 runs"):
+        forecast.fit(forecast.PowerLaw(), runs).optimize_schedule(400, 0.1)
+    bare = fit_or_better(forecast.PowerLaw(), [Curve(STEP, flat_early())])
+    bare = replace(bare, provenance=Provenance(settings={"files": ["bare.csv"]}))
+    (said,) = (line for line in bare.sentences() if line.startswith("Other schedules: "))
+    assert "`lossatlas forecast fit new1.csv new2.csv new3.csv --out forecast`" in said
+
+
+@pytest.mark.parametrize("warmup", [20, 50, 400])
+@pytest.mark.parametrize("every", [1, 7, 10, 60])
+@pytest.mark.parametrize("number", [True, False])
+def test_one_warm_up_everywhere(warmup, every, number):
+    steps = np.arange(every, 1001, every)
+    whole = schedules.constant(1000, 3e-3, warmup)
+    loss = noisy(0.2 + np.arange(1, 1001) ** -0.5, 0.02, 0)[steps - 1]
+    rates = 3e-3 if number else whole[steps - 1]
+    curve = Curve(steps, loss, rates, warmup=warmup)
+    np.testing.assert_allclose(curve.lr, whole[: curve.lr.size], rtol=1e-9)
+    for law in (LastLevel(), forecast.PowerLaw(), forecast.BrokenPowerLaw()):
+        assert forecast.fit(law, curve, check=False).curves[0].step[0] >= warmup
+        bare = Curve(steps, loss, warmup=warmup)
+        assert forecast.fit(law, bare, check=False).curves[0].step[0] >= warmup
+    assert length_of(curve).warmup == min(warmup, curve.lr.size // 2)
+    assert own_schedule(curve).warmup == warmup
+    own = own_schedule(curve)
+    assert f"a warm-up of {warmup} updates to 0.003" in schedules.in_words(own.rates(2000))
+    notes = " ".join(curve.notes)
+    assert set(re.findall(r"warm-up of (\d+)", notes)) <= {str(warmup)}
 
 
 def test_a_law_with_an_interval_from_runs_left_out_is_kept(monkeypatch):

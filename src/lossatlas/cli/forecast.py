@@ -60,10 +60,15 @@ _LAW = (
     "fails its checks, the best law that passes them, or else a simple forecast."
 )
 _COLUMN = "A column whose name is not the usual one, as in loss=my_loss. Repeatable."
-_LINEAR = "Warmup steps that are missing from the log. By default none."
+_LINEAR = (
+    "Updates of the linear warmup with which the runs begin, whether their logs show it or "
+    "not: losses within it are left out, and rates before the first logged one are taken from "
+    "it. "
+    "By default it is read from the logged rates."
+)
 _OUT = "Folder of results, a page and figures, or a name that ends in one of their suffixes."
 _SEED = "Random seed; no forecast draws random numbers."
-_RESUME = "Has no effect here: a forecast takes seconds and is always computed anew."
+_RESUME = "Has no effect here: a forecast takes seconds and is always computed again."
 _planned = functools.partial(option, group="Schedule")
 _sized = functools.partial(option, group="Sizes")
 
@@ -132,7 +137,7 @@ class PredictSettings(_OfFit):
     )
     min_ratio: float = _planned(_WSD["min_ratio"], "Last learning rate as a share of the peak.")
     warmup: int | None = _planned(
-        None, "Length of a linear warmup, of the schedule or of a run that lacks it in its log."
+        None, "Updates of the linear warmup: of the schedule, or of the run given with --run."
     )
     size: float | None = _sized(_PREDICT["size"], "Model size, for laws in size.")
     tokens: float | None = _sized(_PREDICT["tokens"], "Training tokens, for laws in tokens.")
@@ -149,7 +154,7 @@ class ScheduleSettings(_OfFit):
     warmup: int = _planned(_PLAN["warmup"], "Length of the linear warmup.")
     force: bool = option(
         _PLAN["force"],
-        "Rank schedules by a fit that failed its checks; the answer then says so first.",
+        "Rank schedules by a fit that failed its checks; the answer then begins with that.",
     )
 
 
@@ -166,7 +171,7 @@ def run_fit(settings: FitSettings, output: Output) -> None:
     if settings.law or fixed:
         fitted = fit(chosen, curves, prior=settings.prior, fixed=fixed)
     else:
-        # A law that nobody asked for gives way to one that passes its checks.
+        # A law that was not named gives way to one that passes its checks.
         with output.progress("laws and simple forecasts tried") as progress:
             fitted = fit_or_better(chosen, curves, progress=progress, prior=settings.prior)
     fitted = files.with_origin(fitted, settings)
@@ -287,7 +292,7 @@ _COMMANDS: dict[str, _Row] = {
     "schedule": (
         ScheduleSettings, run_schedule, "schedule", SCHEDULE,
         "Rank schedules by predicted loss; needs a law that passed its checks, best from three "
-        "runs with different schedules. Of a single log it names the runs that would tell.",
+        "runs with different schedules. For a single log it names the runs to train first.",
     ),
 }  # fmt: skip
 command = Group(

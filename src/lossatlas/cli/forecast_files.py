@@ -131,9 +131,11 @@ def read_curves(
 
 def _read(path: Path, kind: str, roles: dict[str, Any], warmup: int | None) -> list[Curve]:
     if kind == "points":
+        if warmup is not None:
+            raise ArgumentError("`warmup` has no meaning for final losses; leave it out.")
         return [forecast.read_points(path, **_only(roles, "loss", "size", "tokens", "source"))]
     if kind == "trainer":
-        return [forecast.read_trainer_state(path, **_only(roles, "loss"))]
+        return [forecast.read_trainer_state(path, **_only(roles, "loss"), warmup=warmup)]
     if kind == "tensorboard":
         if event_files(path):
             named = _only(roles, "loss", "lr")
@@ -207,7 +209,7 @@ def chosen_law(text: str | None, curves: Sequence[Curve]) -> tuple[Law, list[Cur
         why += f", so the rates of {dropped} other runs are not used"
     return (
         forecast.PowerLaw(), [curve.without_rates() for curve in curves],
-        f"{why}: the power law in updates is taken; ",
+        f"{why}: the power law in updates is used; ",
     )  # fmt: skip
 
 

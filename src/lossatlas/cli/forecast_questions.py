@@ -133,7 +133,7 @@ def next_question(fitted: Fit, warmup: int | None) -> tuple[str, str]:
 def _question_of_updates(run: Curve) -> tuple[str, str]:
     own = own_schedule(run)
     until = "any number of updates" if own.end is None else f"updates up to {own.end:,}"
-    return f"The same for {until}, with a page:", f"--steps {own.question}"
+    return f"The same forecast for {until}, with a page:", f"--steps {own.question}"
 
 
 def _schedule_options(plan: LoggedSchedule, steps: int) -> str:

@@ -1,4 +1,4 @@
-"""The forecast that a fit gives unasked: its longest run continued."""
+"""The default forecast of a fit: its longest run continued."""
 
 from typing import TYPE_CHECKING
 

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 BLOCKS = 4  # of the second half
 FEWEST_LATE = 2 * BLOCKS  # points of a second half that can be compared
-LEVEL_SHARE = 4  # the last so manieth of the first half shows where the loss was
+LEVEL_SHARE = 4  # the last quarter of the first half shows where the loss was
 _MEDIAN = 1.25  # the standard error of a median over that of a mean
 
 

@@ -323,7 +323,7 @@ def _check_possible(law: ScheduleLaw, loss: float) -> None:
     if not loss > 0:
         raise DataError(
             f"{law.name} gives {number(loss)} for the schedule that it likes best, which no "
-            "loss can be: it does not hold there, and its order of schedules is worth nothing; "
+            "loss can be: it does not hold there, and its ranking of schedules has no meaning; "
             "fit runs with more schedules, or ask for steps and peak of the fitted ones."
         )
 

@@ -51,7 +51,7 @@ def fit_best(
         **settings: for `fit`.
 
     Returns:
-        The best fit; its `alternatives` tell of the others.
+        The best fit; its `alternatives` list the others.
 
     Raises:
         ArgumentError: no candidates, or curves that can be neither left out nor halved.
@@ -73,7 +73,7 @@ def fit_each(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Fit:
-    """Do what `fit_best` does, and say how far it is."""
+    """Do what `fit_best` does, and report progress."""
     curves = listed(curves)
     candidates = _candidates(curves, laws)
     if not candidates:
@@ -120,7 +120,7 @@ def fit_or_better(
     Args:
         law: the law to begin with.
         curves: the runs.
-        progress: told how many candidates are done, of how many, and which is next.
+        progress: called with the number of candidates done, their total, and the next one.
         **settings: for `fit`.
 
     Returns:
@@ -194,7 +194,9 @@ def _simplest(
     best, rows = _simple(longest, progress)
     said = _why_simple(first, len(tried) - 1)
     if best is None:
-        return replace(first, warnings=(*said[1:], *first.warnings))
+        every = tuple(sorted([*tried, *rows], key=_order))
+        table = (_tried(first), *(row for row in every if row != _tried(first)))
+        return replace(first, warnings=(*said[1:], *first.warnings), alternatives=table)
     said += _why_interval(first, best)
     if len(curves) > 1:
         said.append(
@@ -232,7 +234,7 @@ def _why_interval(first: Fit, best: Fit) -> list[str]:
         f"{best.law.name} is used although it missed the second half by more "
         f"({off_by(simple.error, simple.is_bound)}): its interval is as wide as its own "
         f"errors, whereas {first.law.name} has no interval, and one forecast that came closer "
-        "does not tell how far off the next one is"
+        "does not show how far off the next one is"
     ]
 
 

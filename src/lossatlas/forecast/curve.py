@@ -45,6 +45,8 @@ def per_update(
     last = int(step[-1])
     if values.ndim == 0:
         values = np.full(last, float(values))
+        check_rates(values, label)
+        values[: warmup or 0] = ramp(warmup or 0, float(values[0]))[:last]
     check_rates(values, label)
     if values.size >= last:
         return values, ()
@@ -63,22 +65,40 @@ def logged_rates(
     if warmup is not None:
         check_at_least("warmup", warmup, 0)
     every = np.arange(1, last + 1)
-    rates = np.interp(every, step, values)
+    rates = np.interp(
+        every, *_with_top(np.asarray(step, dtype=np.float64), values, warmup or 0)
+    )
     first = max(int(step[0]), 1)
     gaps = min(last, int(step[-1])) - first + 1 - int(((step >= first) & (step <= last)).sum())
     notes = []
     if gaps > 0:
-        notes.append(f"rates of {gaps} updates between the logged ones interpolated")
-    if warmup:
-        rates[: min(warmup, first)] = ramp(warmup, float(values[0]))[:first]
-        notes.append(f"a linear warm-up of {warmup} steps assumed before step {first}")
-    elif first > 1:
-        notes.append(f"the first logged rate assumed for the {first - 1} updates before it")
-    if step[-1] < last:
+        notes.append(f"rates of {counted(gaps, 'update')} between the logged ones interpolated")
+    before = counted(first - 1, "update")
+    if warmup and first > 1:
+        # A log that begins within the warm-up begins below the peak.
+        rising = min(warmup, first)
+        rates[:rising] = ramp(rising, float(values[0]))
         notes.append(
-            f"the last logged rate assumed for the {last - int(step[-1])} updates after it"
+            f"rates of the {before} before the first logged one, at step {first}, taken from a "
+            f"linear warm-up of {warmup} updates"
         )
+    elif first > 1:
+        notes.append(f"the first logged rate assumed for the {before} before it")
+    if step[-1] < last:
+        after = counted(last - int(step[-1]), "update")
+        notes.append(f"the last logged rate assumed for the {after} after it")
     return rates, tuple(notes)
+
+
+# A warm-up that ends between two logged rates: a line from zero, up to the highest one.
+def _with_top(step: Floats, values: Floats, warmup: int) -> tuple[Floats, Floats]:
+    place = int(np.searchsorted(step, warmup, side="right"))
+    if not 0 < place < step.size or not 0 < step[place - 1] < warmup:
+        return step, values
+    top, peak = float(values[place - 1] * warmup / step[place - 1]), float(values.max())
+    # Rounding must not move the top to a later update.
+    top = peak if top >= peak * (1 - 1e-6) else top
+    return np.insert(step, place, warmup), np.insert(values, place, top)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +146,11 @@ class Curve(Result):
         name: how tables and messages call the curve. Default "".
         source: (n,) losses on another data set at the same points, for loss-to-loss laws.
         notes: what was assumed or left out, in sentences.
-
-    Args:
-        warmup: length of a linear warm-up from zero that lies before the first logged rate.
-            Used only with logged rates. Default None: the first logged rate holds from the
-            start.
+        warmup: length of the linear warm-up from zero at the start of the run, in updates,
+            whether the log shows it or not. Every law leaves out the losses before its end.
+            Where rates were logged, those before the first one are taken from it; a constant
+            rate begins with it. Default None: it is read from the rates, and the first logged
+            rate holds from the start.
 
     Raises:
         DataError: empty, not finite or not positive, unsorted, repeated or constant values.
@@ -153,6 +173,7 @@ class Curve(Result):
     name: str = ""
     source: Floats | None = None
     notes: tuple[str, ...] = ()
+    warmup: int | None = None
 
     def __init__(  # noqa: PLR0917 - the order of the first six is public
         self,
@@ -177,11 +198,13 @@ class Curve(Result):
             self._put(key, text)
         if warmup is not None:
             check_at_least("warmup", warmup, 0)
+        self._put("warmup", warmup)
         for key, value in (("size", size), ("tokens", tokens), ("source", source)):
             self._put(key, _per_point(key, value, len(self.step), label))
         rates, assumed = per_update(lr, self.step, warmup, label)
         self._put("lr", rates)
-        self._put("notes", (*_sentences(notes), *assumed))
+        said = (*_sentences(notes), *assumed)
+        self._put("notes", (*said, *_warm_losses(self.step, warmup, said)))
 
     def _put(self, key: str, value: object) -> None:
         object.__setattr__(self, key, value)
@@ -255,7 +278,7 @@ class Curve(Result):
         }
         return Curve(
             self.step[keep], self.loss[keep], self.lr, group=self.group, name=self.name,
-            notes=self.notes, **parts,
+            notes=self.notes, warmup=self.warmup, **parts,
         )  # fmt: skip
 
     def without_rates(self) -> "Curve":
@@ -264,8 +287,9 @@ class Curve(Result):
         Returns:
             A curve without rates and what was assumed of them; other notes stay.
         """
-        parts = {key: getattr(self, key) for key in ("size", "tokens", "group", "source")}
-        notes = [n for n in self.notes if "interpolated" not in n and "assumed" not in n]
+        kept = ("size", "tokens", "group", "source", "warmup")
+        parts = {key: getattr(self, key) for key in kept}
+        notes = [n for n in self.notes if not any(word in n for word in _OF_RATES)]
         return Curve(self.step, self.loss, name=self.name, notes=notes, **parts)
 
     def until(self, step: int) -> "Curve":
@@ -344,6 +368,19 @@ def points(
     """
     order = np.arange(1, as_float_array("loss", loss).size + 1)
     return Curve(order, loss, size=size, tokens=tokens, source=source, name=name)
+
+
+# What notes on rates say, and no others.
+_OF_RATES = ("interpolated", "assumed", "taken from")
+
+
+# A part of a curve has the note of the whole, in which these losses are counted.
+def _warm_losses(step: Steps, warmup: int | None, said: Sequence[str]) -> tuple[str, ...]:
+    note = f"within the warm-up of {warmup} updates left out of fits"
+    inside = int((step < (warmup or 0)).sum())
+    if not inside or any(note in each for each in said):
+        return ()
+    return (f"{counted(inside, 'loss', 'losses')} {note}",)
 
 
 def _sentences(notes: Sequence[str]) -> Sequence[str]:

@@ -27,6 +27,7 @@ from lossatlas.forecast.validation import (
     score,
 )
 from lossatlas.io import Provenance
+from lossatlas.text import count
 
 Floats = NDArray[np.float64]
 
@@ -45,8 +46,9 @@ def fit(
 ) -> Fit:
     """Fit a law: Huber loss on log residuals, exact Jacobian, many starts.
 
-    Every curve counts the same, however densely it was logged. Points inside the warm-up are
-    left out of laws in the rate: those hold only after it.
+    Every curve counts the same, however densely it was logged. Laws hold only after the
+    warm-up. Points inside a warm-up that was given (`Curve.warmup`) are left out of every law,
+    points inside one that the rates show of laws in the rate.
 
     Args:
         law: which law.
@@ -220,14 +222,22 @@ def _known(law: Law, fixed: Mapping[str, float] | None) -> dict[str, float]:
 
 def _prepared(law: Law, curve: Curve, max_points: int) -> Curve:
     law.check(curve.inputs, curve.name)
-    warm = curve.inputs.warmup if isinstance(law, ScheduleLaw) else 0
-    outside = curve.step > warm if not law.pointwise or not law.needs else curve.step >= 0
+    warm = _warmup(law, curve)
+    outside = curve.step >= warm
     if outside.sum() < 2:
         raise DataError(
-            f"curve '{curve.label}' has {int(outside.sum())} points after its warm-up of "
-            f"{warm} steps; a law needs at least two."
+            f"curve '{curve.label}' has {count(int(outside.sum()), 'point')} after its warm-up "
+            f"of {count(warm, 'update')}; a law needs at least two."
         )
     return (curve if outside.all() else curve.select(outside)).thinned(max_points)
+
+
+# The updates of the warm-up, the last of which has the peak; 0 for laws of other things.
+def _warmup(law: Law, curve: Curve) -> int:
+    if law.pointwise and law.needs:
+        return 0
+    seen = curve.inputs.warmup + 1 if isinstance(law, ScheduleLaw) else 0
+    return max(seen, curve.warmup or 0)
 
 
 def _recorded(settings: FitSettings, max_points: int, curves: int) -> dict[str, object]:

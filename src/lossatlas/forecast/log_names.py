@@ -64,7 +64,7 @@ def taken(
     first, *more = (f"'{name}' {{}}for the {ROLES[r]}" for r, name in unasked.items())
     said = ", ".join([first.format("was taken "), *(text.format("") for text in more)])
     role = next(iter(unasked))
-    return [f"the {what} {said}; `--column {role}=NAME` (in Python `{role}=`) takes another"]
+    return [f"the {what} {said}; `--column {role}=NAME` (in Python `{role}=`) chooses another"]
 
 
 def check_name(name: object) -> None:

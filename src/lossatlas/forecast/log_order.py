@@ -53,11 +53,10 @@ def tidied(
 ) -> Tidy:
     """Order the rows of a log; the later write of a step wins."""
     notes: list[str] = []
-    keep = step.present & np.isfinite(step.values)
-    lost = int((~keep & columns["loss"].present).sum())
+    lost = int((~_has_step(step) & columns["loss"].present).sum())
     if lost:
         notes.append(f"{_rows(lost)} without a step left out")
-    order = np.flatnonzero(keep)[_order(step.values[keep], notes)]
+    order = _in_order(step, notes)
     step = step.at(order)
     columns = {role: column.at(order) for role, column in columns.items()}
     rows = _rows_with_loss(step.values, columns, notes)
@@ -72,6 +71,25 @@ def tidied(
     values = {r: c.values[rows] for r, c in columns.items() if r != "lr"}
     rates = _rates(step.values, columns.get("lr"), rows, warmup, notes)
     return Tidy(at, values, rates, tuple(notes))
+
+
+def tidied_rates(step: Column, lr: Column, whose: str) -> tuple[Floats, Floats]:
+    """Order logged rates; the later write of a step wins, and a rate of 0 is one."""
+    order = _in_order(step, [])
+    step, lr = step.at(order), lr.at(order)
+    rated = lr.present & np.isfinite(lr.values)
+    if not rated.any():
+        raise DataError(f"{whose} holds no finite rate with a step.")
+    return _last_rates(step.values[rated], lr.values[rated])
+
+
+def _has_step(step: Column) -> Mask:
+    return np.asarray(step.present & np.isfinite(step.values))
+
+
+def _in_order(step: Column, notes: list[str]) -> NDArray[np.int64]:
+    keep = _has_step(step)
+    return np.asarray(np.flatnonzero(keep)[_order(step.values[keep], notes)])
 
 
 # The rows in order of their steps, without those that a restart wrote again.
@@ -154,11 +172,15 @@ def _rates(
         return None
     if rated[rows].all():
         return lr.values[rows]
-    at, where = np.unique(step[rated][::-1], return_index=True)
-    values = lr.values[rated][::-1][where]
+    at, values = _last_rates(step[rated], lr.values[rated])
     rates, assumed = logged_rates(values, at, int(step[rows][-1]), warmup)
     notes.extend(assumed)
     return rates
+
+
+def _last_rates(step: Floats, values: Floats) -> tuple[Floats, Floats]:
+    at, where = np.unique(step[::-1], return_index=True)
+    return at, values[::-1][where]
 
 
 def _rows(count: int) -> str:

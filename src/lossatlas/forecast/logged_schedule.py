@@ -73,7 +73,7 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
 
     Args:
         curve: a run with rates.
-        warmup: length of its warm-up, where it is known.
+        warmup: length of its warm-up, where it is known. Default: that of the curve.
 
     Returns:
         The schedule.
@@ -88,6 +88,7 @@ def logged_schedule(curve: Curve, warmup: int | None = None) -> LoggedSchedule |
     """
     if curve.lr is None or ends_in_warmup(curve):
         return None
+    warmup = curve.warmup if warmup is None else warmup
     rates, top = curve.lr, warmup_length(curve.lr)
     # Rates at steps that were logged; what was assumed before them is left out.
     step = np.unique([*curve.step[curve.step > top], rates.size])

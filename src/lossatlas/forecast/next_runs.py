@@ -87,83 +87,142 @@ def length_of(curve: Curve) -> Length:
     assert curve.lr is not None
     own = own_schedule(curve)
     steps, plan = own.end or int(curve.lr.size), own.plan
-    top = schedules.warmup_length(curve.lr)
-    warmup = plan.warmup if plan is not None else (top + 1 if top else 0)
     peak = float(f"{(plan.peak if plan is not None else float(curve.lr.max())):.4g}")
-    return Length(steps, peak, min(warmup, steps // 2))
+    return Length(steps, peak, min(own.warmup, steps // 2))
 
 
-def other_schedules(
-    curve: Curve,
-    tried: RejectedLaw | None,
-    files: Sequence[str],
-    length: Length | None = None,
-) -> str:
-    """What can be said of other schedules, and what would tell; sentences.
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What helps with the runs at hand, from what was fitted to them and how that ended.
 
-    Args:
-        curve: the log.
-        tried: the law that failed on it.
+    All that a fit, a forecast or a ranking advises about other runs comes from here.
+
+    Attributes:
+        law: what forecasts: the name of a law, or "a simple forecast".
+        curves: the logs that it was fitted to.
+        tried: the law that was fitted to the logs and failed; None where there was none.
         files: names of the logs.
-        length: of the runs that would tell. Default: that of the log.
-
-    Returns:
-        Sentences.
+        length: of the runs that are proposed. Default: that of the log.
     """
-    runs = 1 if tried is None else len(tried.runs)
-    if curve.lr is None:
+
+    law: str
+    curves: Sequence[Curve]
+    tried: RejectedLaw | None = None
+    files: Sequence[str] = ()
+    length: Length | None = None
+
+    @property
+    def curve(self) -> Curve:
+        """The longest log."""
+        return max(self.curves, key=lambda curve: int(curve.step[-1]))
+
+    @property
+    def has_enough_runs(self) -> bool:
+        """Whether a law was fitted to as many schedules as it needs, and still failed."""
+        return self.tried is not None and self.tried.schedules >= LEAST
+
+    @property
+    def next_step(self) -> str:
+        """What helps where enough runs are there and the law fails; a sentence, or empty."""
+        tried = self.tried
+        if tried is None or not self.has_enough_runs:
+            return ""
+        if tried.describes:
+            return (
+                f"What helps: longer runs, and not more of them; {tried.law} follows your "
+                f"{len(tried.runs)} runs, but {tried.reason}."
+            )
         return (
-            "Other schedules: without learning rates nothing can be said about them. Log the "
-            f"rate beside the loss (a column lr). {runs_that_tell(curve, 0, (), length)}"
+            f"More runs of this kind do not help, because {tried.law} does not follow the "
+            f"losses of your {len(tried.runs)} runs ({tried.reason})."
         )
-    if tried is None or tried.schedules < LEAST:
-        known = 1 if tried is None else tried.schedules
+
+    @property
+    def other_schedules(self) -> str:
+        """What can be said of other schedules, and which runs would tell; sentences."""
+        if self.curve.lr is None:
+            return (
+                "Other schedules: without learning rates nothing can be said about them. Log "
+                f"the rate beside the loss (a column lr). {self.runs_that_tell()}"
+            )
+        if self.has_enough_runs:
+            return f"Other schedules: {self._why}, so that none can be ranked. {self._compared}"
+        known, runs = self._known, len(self.curves if self.tried is None else self.tried.runs)
+        if known >= LEAST:
+            names = shlex.join(self.files or ["LOGS"])
+            return (
+                f"Other schedules: fit a law of learning rates to your {runs} runs, which have "
+                f"{known} schedules: `lossatlas forecast fit {names}`."
+            )
         what = "one log" if runs == 1 else f"{runs} logs with {count(known, 'schedule')}"
         return (
             f"Other schedules: from {what} nothing can be said about them, because "
-            f"{_why(tried)}. {runs_that_tell(curve, known, files, length)}"
+            f"{self._why}. {self.runs_that_tell()}"
         )
-    return f"Other schedules: {_why(tried)}, so that none can be ranked. {_compared(tried)}"
 
-
-def runs_that_tell(
-    curve: Curve, known: int, files: Sequence[str], length: Length | None = None
-) -> str:
-    """The runs to add to those of so many schedules, and the commands; sentences."""
-    if length is None and curve.lr is not None:
-        length = length_of(curve)
-    missing = max(LEAST - known, 1)
-    times = (
-        _unknown_times(own_schedule(curve).question // 2) if length is None
-        else _times(planned(curve, length)[:missing])
-    )  # fmt: skip
-    return f"To know, train the same model {times}. {_then(files, known, length)}"
-
-
-def what_fails(tried: RejectedLaw) -> str:
-    """The step that helps where enough runs are there and the law fails; a sentence."""
-    if tried.describes:
+    @property
+    def instead(self) -> str:
+        """What to do where a simple forecast was asked about another schedule; sentences."""
+        if self.tried is not None and self.has_enough_runs:
+            return (
+                f"{self.tried.law} was fitted to {len(self.tried.runs)} runs with "
+                f"{count(self.tried.schedules, 'schedule')} and failed its checks, too. "
+                f"{self._compared}"
+            )
         return (
-            f"What helps: not more runs but longer ones; {tried.law} follows your "
-            f"{len(tried.runs)} runs, and {tried.reason}."
+            "A law of learning rates may, once it is fitted to runs with three schedules: "
+            "`lossatlas forecast schedule` names the runs that are missing."
         )
-    return (
-        f"What helps: not more runs of this kind, because {tried.law} does not follow the "
-        f"losses of your {len(tried.runs)} runs ({tried.reason})."
-    )
 
+    def runs_that_tell(self) -> str:
+        """The runs to add to those at hand, and the commands; sentences."""
+        known, length = self._known, self.length
+        if length is None and self.curve.lr is not None:
+            length = length_of(self.curve)
+        missing = max(LEAST - known, 1)
+        times = (
+            _unknown_times(own_schedule(self.curve).question // 2) if length is None
+            else _times(planned(self.curve, length)[:missing])
+        )  # fmt: skip
+        # A log without rates would make the fit one without rates.
+        files = () if self.curve.lr is None else self.files
+        return f"To find out, train the same model {times}. {_then(files, known, length)}"
 
-def _why(tried: RejectedLaw | None) -> str:
-    simple = "a simple forecast knows no learning rate"
-    return simple if tried is None else f"{tried.law} fails its checks, and {simple}"
+    @property
+    def _known(self) -> int:
+        if self.tried is not None:
+            return self.tried.schedules
+        return distinct_schedules([curve.lr for curve in self.curves if curve.lr is not None])
+
+    @property
+    def _why(self) -> str:
+        blind = f"{self.law} knows no learning rate"
+        if self.tried is None or self.tried.law == self.law:
+            return blind if self.tried is None else f"{self.law} fails its checks"
+        return f"{self.tried.law} fails its checks, and {blind}"
+
+    # The runs at hand compare their schedules by themselves.
+    @property
+    def _compared(self) -> str:
+        assert self.tried is not None
+        tried = self.tried
+        means = ", ".join(
+            f"{tried.runs[i]} {with_error(tried.ends[i], tried.stderrs[i])}"
+            for i in np.argsort(tried.ends)
+        )
+        return (
+            "The mean losses of the last sixteenth of the updates (± one standard error) "
+            f"compare your runs directly: {means}. Each further schedule needs a run of its "
+            "own."
+        )
 
 
 def _times(plans: Sequence[Floats]) -> str:
-    told = [schedules.in_words(rates) for rates in plans]
-    if len(told) == 1:
-        return f"once more: {told[0]}"
-    times = {2: "twice"}.get(len(told), f"{len(told)} times")
-    return f"{times} more: " + "; ".join(f"({i}) {each}" for i, each in enumerate(told, 1))
+    texts = [schedules.in_words(rates) for rates in plans]
+    if len(texts) == 1:
+        return f"once more: {texts[0]}"
+    times = {2: "twice"}.get(len(texts), f"{len(texts)} times")
+    return f"{times} more: " + "; ".join(f"({i}) {each}" for i, each in enumerate(texts, 1))
 
 
 def _unknown_times(updates: int) -> str:
@@ -204,14 +263,4 @@ def _then(files: Sequence[str], known: int, length: Length | None) -> str:
         f"directly. `lossatlas forecast fit {names} --out forecast` then fits all logs "
         "together, and where a law passes its checks, `lossatlas forecast schedule forecast "
         f"{options}` ranks more schedules."
-    )
-
-
-# The runs at hand compare their schedules by themselves.
-def _compared(tried: RejectedLaw) -> str:
-    order = np.argsort(tried.ends)
-    told = [f"{tried.runs[i]} {with_error(tried.ends[i], tried.stderrs[i])}" for i in order]
-    return (
-        "The mean losses of the last sixteenth of the updates (± one standard error) compare "
-        f"your runs directly: {', '.join(told)}. Each further schedule needs a run of its own."
     )

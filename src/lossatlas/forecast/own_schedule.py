@@ -1,4 +1,4 @@
-"""What a simple forecast may be asked: its log continued, under the schedule of that log."""
+"""What a simple forecast can answer: its log continued, under the schedule of that log."""
 
 from dataclasses import dataclass
 
@@ -54,6 +54,14 @@ class OwnSchedule:
         return rates is not None and bool(np.ptp(rates[rates.size // 2 :]) <= 1e-6 * self._peak)
 
     @property
+    def warmup(self) -> int:
+        """Updates of the warm-up: those given, or those that the rates show."""
+        if self.plan is not None:
+            return self.plan.warmup
+        top = 0 if self.curve.lr is None else warmup_length(self.curve.lr)
+        return self.curve.warmup if self.curve.warmup is not None else top + bool(top)
+
+    @property
     def question(self) -> int:
         """The update to forecast: the end of the schedule, or twice the log."""
         return self.end or 2 * updates_of(self.curve)
@@ -77,7 +85,7 @@ class OwnSchedule:
 
     @property
     def may_ask(self) -> str:
-        """What can be asked; a clause."""
+        """What can be forecast; a clause."""
         if self.end is None:
             kept = f", with the rate held at {number(self._now)}" if self.is_held else ""
             return f"any number of updates of this run{kept}"
@@ -101,31 +109,36 @@ class OwnSchedule:
             also = f", or a {doubt} fall that ends with the log" if doubt else ""
             return (
                 f"the forecast is for the schedule of the log (a {self.plan.shape} fall to "
-                f"update {self.end:,}{also}), but knows no learning rate: what the rest of the "
-                "fall does to the loss is left out"
+                f"update {self.end:,}{also}), but knows no learning rate: the effect of the "
+                "rest of the fall on the loss is not included"
             )
         if self.is_held:
             return f"the forecast holds while the rate stays at {number(self._now)}"
         return "the forecast holds if the rate goes on as it did in the log"
 
     def check(
-        self, law: str, steps: NDArray[np.int64], rates: Floats | None, begin: int
+        self,
+        law: str,
+        steps: NDArray[np.int64],
+        rates: Floats | None,
+        begin: int,
+        instead: str,
     ) -> None:
-        """Refuse updates and rates of which the log shows nothing."""
+        """Refuse updates and rates of which the log shows nothing, and say what helps."""
         if steps[0] < begin:
             raise ArgumentError(
                 f"`steps` must be {begin} or more, where {law} was fitted: it does not "
                 f"describe the run before; got {steps[0]}."
             )
-        self._check_rates(law, rates)
+        self._check_rates(law, rates, instead)
         if self.end is not None and steps[-1] > max(self.end, int(self.curve.step[-1])):
             raise ArgumentError(
                 f"`steps` must be at most {self.end}, where the schedule of the log ends; got "
                 f"{steps[-1]}: a longer run has another schedule, and {law}, which knows no "
-                f"learning rate, says nothing of other schedules. {_RUNS}"
+                f"learning rate, says nothing of other schedules. {instead}"
             )
 
-    def _check_rates(self, law: str, rates: Floats | None) -> None:
+    def _check_rates(self, law: str, rates: Floats | None, instead: str) -> None:
         if rates is None:
             return
         if self.curve.lr is None:
@@ -137,11 +150,11 @@ class OwnSchedule:
         first = 1 if own is None else self.first_difference(own, rates)
         if first:
             raise ArgumentError(
-                "the schedule asked for (`schedule`) is not that of the log, whose rates are: "
+                "the requested schedule (`schedule`) is not that of the log, whose rates are: "
                 f"{in_words(self._shown)}; "
                 f"yours differs from update {first:,} on. {law} knows no learning rate and "
-                f"says nothing of other schedules; it can be asked about {self.may_ask}. "
-                f"{_RUNS}"
+                f"says nothing of other schedules; it can forecast {self.may_ask}. "
+                f"{instead}"
             )
 
     def first_difference(self, own: Floats, rates: Floats) -> int:
@@ -168,7 +181,6 @@ class OwnSchedule:
         return float(self.curve.lr.max())
 
 
-_RUNS = "A law fitted to three runs may: `lossatlas forecast schedule` names the runs."
 _NEVER_ZERO = ("exponential", "inverse")
 
 

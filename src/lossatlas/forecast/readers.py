@@ -30,7 +30,7 @@ from lossatlas.forecast.log_names import (
     rate_name,
     taken,
 )
-from lossatlas.forecast.log_order import Column, Floats, tidied
+from lossatlas.forecast.log_order import Column, Floats, tidied, tidied_rates
 
 _LOOKED_AT = 20_000  # characters of a file that tell its kind
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -355,12 +355,10 @@ def read_tensorboard(
     assumed: tuple[str, ...] = ()
     if lr is not None:
         at, values = _scalars(lr)
-        rated = tidied(at, {"loss": values}, f"'{lr}'")
-        rates, assumed = logged_rates(
-            rated.columns["loss"], rated.step, int(log.step[-1]), warmup
-        )
+        at_step, rated = tidied_rates(at, values, f"'{lr}'")
+        rates, assumed = logged_rates(rated, at_step, int(log.step[-1]), warmup)
     return Curve(
-        log.step, log.columns["loss"], rates, name=Path(path).stem,
+        log.step, log.columns["loss"], rates, name=Path(path).stem, warmup=warmup,
         notes=[*log.notes, *assumed],
     )  # fmt: skip
 
@@ -441,7 +439,11 @@ def _curve_of_events(
 
 
 def read_trainer_state(
-    path: str | Path, *, loss: str = "loss", size: float | None = None
+    path: str | Path,
+    *,
+    loss: str = "loss",
+    size: float | None = None,
+    warmup: int | None = None,
 ) -> Curve:
     """A curve from the `trainer_state.json` that Hugging Face's Trainer writes.
 
@@ -449,6 +451,7 @@ def read_trainer_state(
         path: the file, or the checkpoint folder that holds it.
         loss: which entry of the log: "loss" or "eval_loss". Default "loss".
         size: model size of the run.
+        warmup: as for `Curve`.
 
     Returns:
         The curve; rates are those that the Trainer logged.
@@ -484,7 +487,8 @@ def read_trainer_state(
     columns = {role: _entries(log, key, place) for role, key in keys.items()}
     if not columns["lr"].present.any():
         del columns["lr"]
-    return _curve(columns, f"'{place}'", size=size, name=place.parent.name or "run")
+    name = place.parent.name or "run"
+    return _curve(columns, f"'{place}'", warmup=warmup, size=size, name=name)
 
 
 # A curve from columns as they came.

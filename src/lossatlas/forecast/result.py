@@ -23,11 +23,10 @@ from lossatlas.forecast.identifiability import (
 from lossatlas.forecast.law import Law, ScheduleLaw, check_parameters
 from lossatlas.forecast.laws.baselines import Baseline
 from lossatlas.forecast.next_runs import (
+    Advice,
     Length,
     RejectedLaw,
-    other_schedules,
     rejected_law,
-    runs_that_tell,
 )
 from lossatlas.forecast.own_schedule import own_schedule
 from lossatlas.forecast.prediction import (
@@ -381,7 +380,7 @@ class Fit(Result):
             return
         remedy = "Fit runs with different schedules by a law of learning rates."
         if self.curves and not set(self.law.needs) & {"size", "tokens", "source"}:
-            remedy = other_schedules(self._longest_run, self.began_with, self.files, length)
+            remedy = self.advice(length).other_schedules
         raise ArgumentError(
             f"a law must depend on the rate to tell {asked}, and {self.law.name} does not. "
             f"{remedy}"
@@ -422,26 +421,34 @@ class Fit(Result):
         longest, guess = self._longest(question), unseen_schedule(self.curves, None)
         warnings = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
                             self.curves)  # fmt: skip
-        told = runs_that_tell(self._longest_run, 1, self.files, length) if guess else ""
+        told = self.advice(length).runs_that_tell() if guess else ""
         return replace(
             plan, warnings=(*plan.warnings, *warnings, *filter(None, [told])), guess=guess,
             distrust=self.distrust.replace("this forecast", "this ranking"),
         )  # fmt: skip
 
-    @property
-    def _longest_run(self) -> Curve:
-        return max(self.curves, key=lambda curve: int(curve.step[-1]))
+    def advice(self, length: Length | None = None) -> Advice:
+        """Say what helps with the fitted runs.
+
+        Args:
+            length: of the runs that are proposed. Default: that of the longest run.
+
+        Returns:
+            The advice.
+        """
+        verdict, tried = self.verdict, self.began_with
+        if tried is None and self.distrust and "lr" in self.law.needs:
+            tried = rejected_law(
+                self.law.name, verdict.reason, describes=verdict.describes,
+                error=verdict.error, curves=self.curves,
+            )  # fmt: skip
+        law = "a simple forecast" if self.is_simple else self.law.name
+        return Advice(law, self.curves, tried, self.files, length)
 
     def _refusal(self, length: Length) -> str:
-        verdict = self.verdict
-        tried = rejected_law(
-            self.law.name, verdict.reason, describes=verdict.describes, error=verdict.error,
-            curves=self.curves,
-        )  # fmt: skip
         return (
-            f"{self.law.name} failed its checks ({verdict.reason}), and cannot rank schedules. "
-            f"{other_schedules(self._longest_run, tried, self.files, length)} `force` ranks "
-            "them all the same."
+            f"{self.law.name} failed its checks ({self.verdict.reason}), and cannot rank "
+            f"schedules. {self.advice(length).other_schedules} `force` ranks them all the same."
         )
 
     @classmethod
@@ -481,7 +488,9 @@ class Fit(Result):
             raise ArgumentError(
                 f"`schedule` ends before update {begin}, where {self.law.name} was fitted."
             )
-        own_schedule(self.curves[0]).check(self.law.name, inputs.step, inputs.lr, begin)
+        own_schedule(self.curves[0]).check(
+            self.law.name, inputs.step, inputs.lr, begin, self.advice().instead
+        )
         return inputs
 
     # Without a metric (a law with given parameters) every forecast counts as a typical one.

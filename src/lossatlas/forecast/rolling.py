@@ -108,7 +108,7 @@ def spread_of(law: Law, curve: Curve, horizon: float) -> tuple[float, float]:
     errors, noise = errors_of(law, curve, horizon)
     if errors.size < LEAST:
         return float("nan"), noise
-    # By chance all checks may be closer than the noise lets expect.
+    # By chance all checks may be closer than the noise alone allows.
     return float(max(np.sqrt(np.mean(errors**2)), noise)), noise
 
 

@@ -66,7 +66,8 @@ def ramp(warmup: int, peak: float) -> Floats:
     check_at_least("warmup", warmup, 0)
     check_length("warmup", warmup)
     check_number("peak", peak, 0)
-    return peak * np.arange(1, warmup + 1) / max(warmup, 1)
+    # The share first: the last rate is the peak exactly.
+    return peak * (np.arange(1, warmup + 1) / max(warmup, 1))
 
 
 def constant(steps: int, peak: float, warmup: int = 0) -> Floats:
@@ -311,6 +312,9 @@ def _length(argument: str, decay: float, body: int) -> int:
     return length
 
 
+_ROUNDING = 1e-9  # share of the peak by which rates that are meant to be it differ
+
+
 def in_words(lr: ArrayLike) -> str:
     """A schedule as people say it.
 
@@ -333,7 +337,7 @@ def in_words(lr: ArrayLike) -> str:
     # The last update of a warm-up has the peak.
     warmup = top + 1 if top else 0
     said = [f"a warm-up of {count(warmup, 'update')} to {peak}"] if warmup else []
-    length = int(np.sum(rates[warmup:] < rates[top]))
+    length = int(np.sum(rates[warmup:] < rates[top] * (1 - _ROUNDING)))
     held = rates.size - warmup - length
     said += [f"the rate {peak} held for {count(held, 'update')}"] if held else []
     if held == 1 and not warmup and length:

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws.baselines import LastLevel
-from lossatlas.forecast.next_runs import other_schedules, what_fails
 from lossatlas.forecast.own_schedule import own_schedule
 from lossatlas.forecast.recent import BLOCKS, recent
-from lossatlas.forecast.validation import LEAST
 from lossatlas.result import Estimate, Figure, chart_of
 from lossatlas.text import as_sentence, percent
 
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
 POINTS = 200  # of the picture of a forecast
 _CHANGE = "change over the last third"
 BASIS = (
-    "The interval comes from the log itself: at earlier updates the same method forecast as "
-    "many times ahead, and its errors there set the width."
+    "The interval comes from the log itself: the same method was applied to its earlier parts, "
+    "each forecast over the same multiple of its updates, and the errors set the width."
 )
 TOO_FAR = "the log is too short to check a forecast so far ahead"
 
@@ -104,15 +102,15 @@ def simple_sentences(fit: "Fit") -> Iterator[str]:
     yield as_sentence(f"It has no interval: {reason}") if reason else BASIS
     yield as_sentence(own_schedule(curve).condition)
     yield advice(fit)
-    yield other_schedules(curve, fit.began_with, fit.files)
+    yield fit.advice().other_schedules
 
 
 def advice(fit: "Fit") -> str:
     """The one next step that helps with the runs at hand."""
     (curve,) = fit.curves
-    now, tried = recent(curve), fit.began_with
-    if tried is not None and tried.schedules >= LEAST:
-        return what_fails(tried)
+    now, next_step = recent(curve), fit.advice().next_step
+    if next_step:
+        return next_step
     if now.kind == "rises":
         return f"What helps: stop near update {now.lowest:,}, where the loss was lowest."
     if own_schedule(curve).is_over:

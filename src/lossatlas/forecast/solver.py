@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 UNFELT = 1e-12  # a change of the log loss per e-fold below which a parameter has no effect
 STEPS = 300  # of the damped iteration, an upper bound
 WIDTH = 1e-3  # of a log residual: the unit of the objective where the loss is least squares
-SIFT = 6  # starts that are worth a taste
+SIFT = 6  # best starts that are refined
 TASTE = 12  # iterations given to each of them before the best ones go on
 
 

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 NO_LAW = "no law is used: "
-_COMPARE = (
-    "`lossatlas forecast compare` forecasts with whatever does best, simple forecasts included."
+_OTHERS = (
+    " `lossatlas forecast fit` without --law takes a law that passes its checks, or else a "
+    "simple forecast."
 )
 _LOOSE = "Changes of parameters that hardly change the fitted curves"
 _SIMPLE = {f"{law.name}()": law.name for law in (LastLevel(), LocalTrend())}
@@ -171,14 +172,15 @@ def _used(fit: "Fit") -> Iterator[str]:
     yield (
         f"Use the forecast of {fit.law.name}, which passed this check. {name}, a simple "
         f"forecast without the learning rate, misses the second half by {rival.off} and "
-        f"expects {number(rival.loss)}, 90 % interval {_ends(rival)}: take that interval "
+        f"expects {number(rival.loss)}, 90 % interval {_ends(rival)}: use that interval "
         f"where you need one."
     )
 
 
 def _next_best(fit: "Fit") -> Iterator[str]:
     rows = [row for row in fit.alternatives if row.law not in _SIMPLE]
-    if fit.is_simple or len(rows) < 2:
+    # The first is the one that is used, and where none is, not always the best.
+    if fit.is_simple or len(rows) < 2 or rows[0].error > rows[1].error:
         return
     laws, second = count(len(rows), "law"), rows[1]
     unseen = "left-out curves" if fit.left_out else "the second half"
@@ -195,14 +197,19 @@ def _undescribed(fit: "Fit") -> str:
     which = "the curve" if runs == 1 else f"{failed} of {runs} curves"
     return (
         f"{fit.law.name} does not fit {which}: {fit.verdict.reason}. Do not use its "
-        f"forecasts. {_COMPARE}"
+        f"forecasts.{_others(fit)}"
     )
+
+
+# Others are worth a try where only this law was tried.
+def _others(fit: "Fit") -> str:
+    return "" if fit.alternatives else _OTHERS
 
 
 def _checked(fit: "Fit") -> str:
     verdict = fit.verdict
     if verdict.usable is False:
-        return f"Forecasts are not usable: {verdict.reason}. {_COMPARE}"
+        return f"Forecasts are not usable: {verdict.reason}.{_others(fit)}"
     if fit.is_of_one_schedule:
         return _one_schedule(fit)
     usable = "usable" if verdict.usable else "unchecked"
@@ -285,7 +292,7 @@ def _compared(fit: "Fit") -> Table:
     head = ("forecast by", f"loss{at}", "90 % interval", error_head(fit), "note")
     rows = [
         (
-            f"{row.law} (used)" if i == 0 else row.law,
+            f"{row.law} (used)" if i == 0 and not fit.distrust else row.law,
             number(row.loss) if np.isfinite(row.loss) else "",
             _ends(row) if np.isfinite(row.upper) else "",
             row.off, row.note,

@@ -23,8 +23,8 @@ def one_schedule(curves: Sequence[Curve]) -> bool:
 def unseen_schedule(curves: Sequence[Curve], rates: Floats | None) -> str:
     """Why the answer of a law about a schedule is a guess; empty where it is none.
 
-    Runs of one schedule show what the rates of that schedule do. Everything that asks a law
-    about rates takes the word of this function.
+    Runs of one schedule show what the rates of that schedule do. This function decides it for
+    every forecast, what-if and ranking.
 
     Args:
         curves: the fitted runs.

@@ -1,7 +1,8 @@
 """Errors on what a fit has not seen (curves left out, horizons doubled), and intervals.
 
-The residuals of a fit are no yardstick: resampling them covers 0 to 17 % of final losses where
-90 % was promised, because the law, not the noise, is wrong. A left-out curve shows that error.
+The residuals of a fit do not measure its error: resampling them covers 0 to 17 % of final
+losses where 90 % was promised, because the law, not the noise, is wrong. A left-out curve shows
+that error.
 A curve that lies far from the others is forecast worse: errors are compared, and intervals
 widened, by the leverage, as in linear regression.
 """
@@ -29,7 +30,7 @@ LEAST = 3  # left-out groups without which there is no interval
 # study reports what they hold at 100M, which had no say in it.
 CALIBRATION = 1.14
 # A left-out curve that lies farther than this is held by limits and priors, not by the data:
-# its error is smaller than its leverage lets expect, and says less of the unit.
+# its error is smaller than its leverage suggests, and says less about the unit.
 FARTHEST = 9.0
 
 
@@ -141,7 +142,7 @@ def error_model(left_out: tuple[LeftOut, ...], doubled: tuple[LeftOut, ...]) -> 
     return ErrorModel(_rms(left_out), len(groups), _rms(doubled), unit, factor, reason, *bounds)
 
 
-# A left-out error in units of what its distance from the fit lets expect.
+# A left-out error in units of the error expected at its distance from the fit.
 def _standardized(row: LeftOut, groups: int) -> float:
     error = row.rms if row.pointwise else row.final
     leverage = 1 / groups if np.isnan(row.leverage) else min(row.leverage, FARTHEST)
