@@ -121,10 +121,11 @@ in the worst row.
 ## Simple forecasts
 
 `python docs/studies/forecast/simple.py` trains 200 small networks (`short_runs.py`: images,
-text, tables; four schedules, three optimizers, 200 to 1,600 updates), cuts each log at 1/1.3, 1/2 and
-1/4 of its updates, forecasts the end by the better simple forecast, and counts how often the
-90 % interval holds it (`simple.json`). Runs up to number 106 chose the factor of the intervals;
-the others had no say in it. It keeps logs and forecasts in `parts/` and continues after a stop.
+text, tables; four schedules, three optimizers, 200 to 1,600 updates), cuts each log at 1/1.3,
+1/2 and 1/4 of its updates, forecasts the end by the better simple forecast, and counts how
+often the 90 % interval holds it (`simple.json`). Runs up to number 106 chose the factor of
+the intervals; the others had no say in it. It keeps logs and forecasts in `parts/` and
+continues after a stop.
 
 ## Forecast and measured
 
