@@ -1,5 +1,8 @@
 """Intervals of laws hold the final losses of runs that took no part; too narrow ones do not."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -43,3 +46,21 @@ def test_intervals_that_are_too_narrow_would_be_found(monkeypatch, factor):
 
     monkeypatch.setattr(validation, "CALIBRATION", factor * validation.CALIBRATION)
     assert share_held() < LEAST_HELD
+
+
+def test_the_guide_reports_what_the_study_of_simple_forecasts_measured():
+    docs = Path(__file__).parents[2] / "docs"
+    results = json.loads((docs / "studies/forecast/simple.json").read_text("utf-8"))
+    guide = " ".join((docs / "guide/forecast.md").read_text("utf-8").split())
+    others, falling = results["others"], results["falling"]
+
+    def percent(share):
+        return f"{100 * share:.0f} %"
+
+    for times in ("1.3", "2", "4"):
+        assert f"| {times} | {percent(others[times]['held'])} | |" in guide
+    assert f"({others['forecasts']} forecasts) | {percent(others['held'])} | " in guide
+    assert f"by more than {percent(others['off_half'])}, one in ten by" in guide
+    assert f"one in ten by more than {percent(others['off_tenth'])}" in guide
+    assert f"of {falling['forecasts']} forecasts" in guide
+    assert f"{percent(falling['ended_lower'])} ended lower" in guide
