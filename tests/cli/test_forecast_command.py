@@ -491,7 +491,7 @@ def test_a_law_that_was_asked_for_and_fails_leads_nowhere(tmp_path):
     done = CliRunner().invoke(command, asked)
     assert la.load(tmp_path / "f" / "fit.nc").verdict.usable is False
     assert "Next:" not in done.stderr
-    assert "lossatlas forecast compare" in done.stdout
+    assert "lossatlas forecast fit` without --law" in done.stdout
 
 
 def test_a_newcomer_who_asks_for_another_schedule_is_told_what_to_run(tmp_path, monkeypatch):
