@@ -539,9 +539,9 @@ def test_a_simple_forecast_refuses_another_schedule(tmp_path, asked):
     logged(tmp_path / "run.csv", early(), np.full(400, 0.1))
     call("fit", tmp_path / "run.csv", "--out", tmp_path, "--law", "last-level")
     expected = (
-        r"the schedule asked for \(--rates, --run or --shape\) is not that of the log, whose "
+        r"the requested schedule \(--rates, --run or --shape\) is not that of the log, whose "
         "rates are: the rate 0.1 held for 400 updates; yours "
-        r"differs from update \d+ on.*about any number of updates .*with the rate held at 0.1\."
+        r"differs from update \d+ on.*can forecast any number of updates .*with the rate held at 0.1\."
     )
     with pytest.raises(AtlasError, match=expected):
         call("predict", tmp_path, *asked)
