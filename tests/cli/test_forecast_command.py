@@ -541,7 +541,8 @@ def test_a_simple_forecast_refuses_another_schedule(tmp_path, asked):
     expected = (
         r"the requested schedule \(--rates, --run or --shape\) is not that of the log, whose "
         "rates are: the rate 0.1 held for 400 updates; yours "
-        r"differs from update \d+ on.*can forecast any number of updates .*with the rate held at 0.1\."
+        r"differs from update \d+ on.*can forecast any number of updates "
+        r".*with the rate held at 0.1\."
     )
     with pytest.raises(AtlasError, match=expected):
         call("predict", tmp_path, *asked)
