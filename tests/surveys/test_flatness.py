@@ -73,3 +73,4 @@ def test_a_survey_says_what_the_paired_range_bears(height, words):
     assert found.headline() in found.sentences()
     (row,) = (each for each in found.estimates() if each.name == "range of the map")
     assert row.ends == found.loss_range.ends
+    assert found.basin_answer() == ("not known: the map is within its error", "")

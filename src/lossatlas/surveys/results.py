@@ -173,6 +173,16 @@ class Survey(Result):
         """The headline, and what else the merge tree says."""
         return (self.headline(), *self.tree.sentences()[1:])
 
+    def basin_answer(self) -> tuple[str, str]:
+        """Whether the map is one basin, and "sure" where that is beyond the errors.
+
+        Returns:
+            The answer, and "sure" or "": never certain where the headline says it is not.
+        """
+        if self._within_error():
+            return "not known: the map is within its error", ""
+        return self.tree.counts.answer()
+
     def _within_error(self) -> str:
         found, counts = self.loss_range, self.tree.counts
         is_known = found is not None and found.why_no_error is None

@@ -44,7 +44,7 @@ def read_topology(survey: Survey) -> tuple[str, ...]:
 
 def basins_question(survey: Survey) -> Card:
     """Whether the map is one basin, and how sure that is."""
-    value, mark = survey.tree.counts.answer()
+    value, mark = survey.basin_answer()
     return Card("Is it one basin?", value, mark=mark, sentences=read_topology(survey))
 
 
