@@ -333,12 +333,15 @@ def test_what_is_reported_reads_well(tmp_path):
         missing={"stability": "the optimizer has no moments yet."},
     )  # fmt: skip
     assert log.sentences() == (
-        "2 readings at updates 10 to 20: 1.5 s, 1.5 % of the training time, at most 2 % "
-        "allowed.",
         "Loss fell from 2 at update 10 to 1 at 20.",
+        "2 readings at updates 10 to 20: 1.5 s beside 2 min of training, 1.5 %; at most 2 % is "
+        "allowed.",
         "Readings skipped to save time: sharpness at 1 of 2 turns.",
         "Stability could not be measured: the optimizer has no moments yet.",
     )
+    # What was read is the headline, not what reading cost.
+    assert log.headline() == "Loss fell from 2 at update 10 to 1 at 20."
+    assert replace(log, names=("a", "b"), minor=("a", "b")).headline().startswith("2 readings")
     assert log.estimates()[1] == Estimate(5.0, bound=0.5, name="sharpness", unit="1")
     assert [figure.name for figure in log.figures()] == ["loss", "sharpness"]
     area = log._chart("loss").layers[0]

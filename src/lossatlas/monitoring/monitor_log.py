@@ -133,22 +133,33 @@ class MonitorLog(Result):
         return self.meanings[self.names.index(name)] if self.meanings else ""
 
     def headline(self) -> str:
-        """Number and cost of the readings."""
+        """The course of the first quantity; without one the number of readings."""
         if not len(self):
             return "No readings yet."
+        return next(filter(None, self._courses()), self._readings())
+
+    def _readings(self) -> str:
         first, last = (f"{int(self.steps[at]):,}" for at in (0, -1))
         span = f"update {first}" if len(self) == 1 else f"updates {first} to {last}"
-        cost = ""
-        if math.isfinite(self.overhead):
-            limit = "" if math.isnan(self.share) else f", at most {percent(self.share)} allowed"
-            taken = _seconds(self.monitoring_seconds)
-            cost = f": {taken}, {percent(self.overhead)} of the training time{limit}"
-        return f"{count(len(self), 'reading')} at {span}{cost}."
+        return f"{count(len(self), 'reading')} at {span}{self._cost()}."
+
+    def _cost(self) -> str:
+        if not math.isfinite(self.overhead):
+            return ""
+        taken = _seconds(self.monitoring_seconds)
+        text = f": {taken} beside {_seconds(self.training_seconds)} of training"
+        if math.isnan(self.share):
+            return text
+        return f"{text}, {percent(self.overhead)}; at most {percent(self.share)} is allowed"
+
+    def _courses(self) -> list[str]:
+        chief = [name for name in self.names if name not in self.minor]
+        return [self._course(name) for name in chief[:_MOST_SENTENCES]]
 
     def sentences(self) -> tuple[str, ...]:
-        """Cost of the readings, changes of the main quantities, and skipped readings."""
-        chief = [name for name in self.names if name not in self.minor]
-        sentences = [self._course(name) for name in chief[:_MOST_SENTENCES]]
+        """Changes of the main quantities, cost of the readings, and skipped readings."""
+        readings = self._readings() if len(self) else self.headline()
+        sentences = [*self._courses(), readings]
         left_out = [
             f"{name} at {times:,} of {count(self.turns, 'turn')}"
             for name, times in self.skipped.items()
@@ -161,7 +172,7 @@ class MonitorLog(Result):
             as_sentence(f"{name} could not be measured: {cut_off(why, 200)}")
             for name, why in self.missing.items()
         ]
-        return (self.headline(), *filter(None, sentences))
+        return tuple(filter(None, sentences))
 
     def _next_readings(self) -> str:
         parts = [
@@ -220,7 +231,7 @@ class MonitorLog(Result):
         caption = "Bands: 95 % intervals, or bounds."
         return tuple(
             chart_of(
-                name, f"{_capital(name)} along the training",
+                name, _capital(name),
                 partial(self._chart, name), caption=caption, alt=self._course(name),
                 is_minor=name in self.minor,
             )
