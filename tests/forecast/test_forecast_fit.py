@@ -135,7 +135,7 @@ def test_one_schedule_is_said_not_to_identify_the_law():
     )
     assert "all curves follow one schedule" in same.warnings[0]
     assert any(": one run determines " in line for line in found.sentences())
-    assert ": 2 runs of one schedule determine " in same.headline()
+    assert any(": 2 runs of one schedule determine " in line for line in same.sentences())
     for fit in (found, same):
         assert "Those of other schedules are a guess until" in fit.headline()
         assert len(" ".join(fit.sentences())) < 700
@@ -180,7 +180,7 @@ def test_nothing_to_fit_is_named():
     with pytest.raises(ArgumentError, match="more points than MultiPowerLaw"):
         forecast.fit(LAW, short)
     warm = Curve([10, 50, 99], [3.0, 2.9, 2.8], SCHEDULES["constant"])
-    with pytest.raises(DataError, match="0 points after its warm-up of 99"):
+    with pytest.raises(DataError, match="0 points after its warm-up of 100 updates"):
         forecast.fit(LAW, warm)
     with pytest.raises(ArgumentError, match="`huber` must be > 0"):
         forecast.fit(LAW, family(), huber=-1)
