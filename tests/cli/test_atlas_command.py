@@ -1,31 +1,21 @@
 """`lossatlas atlas`, and `survey --along` that makes what it shows."""
 
 import json
-from functools import partial
 
 import pytest
 import safetensors.torch
 import torch
 
 import lossatlas as la
-import lossatlas.report.film
 from cli.test_survey_command import call
 from lossatlas.cli.shared_options import in_order
-from lossatlas.report.film import write_film
 from lossatlas.report.page import page_of
 from lossatlas.training import build_model
 from lossatlas.training.datasets import load_dataset
 from report.sample_comparisons import valleys
 from report.test_atlas import head, training
 
-
-@pytest.fixture(autouse=True)
-def _short_films(monkeypatch):
-    short = partial(write_film, seconds=0.5, rate=4, width=160)
-    for room in (lossatlas.report, lossatlas.report.film):
-        monkeypatch.setattr(room, "write_film", short)
-
-
+pytestmark = pytest.mark.usefixtures("short_films")
 DATA = ["--examples", "100", "--model", "mlp(4)", "--quiet", "--json"]
 
 

@@ -177,7 +177,7 @@ PAIR = ["p0.safetensors", "p1.safetensors"]
 BAD = [
     ([*PAIR, "p0.safetensors"], "`files` must be at most two checkpoints; got 3"),
     (["p0.safetensors", "--weights", "p1.safetensors"], "leave one out"),
-    (["p0.safetensors", "n1.safetensors"], "'n1.safetensors' does not fit the model"),
+    (["p0.safetensors", "n1.safetensors"], "'n1.safetensors' does not match the model"),
     (["n0.safetensors", "p1.safetensors"], "`weights` has no entry 'weight'"),
     (["p0.safetensors", "p0.safetensors"], "hold the same weights"),
     (["p0.safetensors", "nowhere.safetensors"], "nowhere.safetensors"),

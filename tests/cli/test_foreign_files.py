@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -14,15 +13,12 @@ import pytest
 from safetensors.torch import save_file
 
 import lossatlas.cli.command as command_room
-import lossatlas.report
-import lossatlas.report.film
 from cli.test_inits_command import RANKED
 from cli.test_inits_command import SMALL as STUDY
 from cli.test_survey_command import call
 from cli.test_weights_commands import FACTORY, PLAIN, weights
 from lossatlas import io
 from lossatlas.cli.app import cli
-from lossatlas.report.film import write_film
 from report.test_atlas import training
 
 OWN = ["--data", "npz:d.npz", "--batch-size", "20", "--model", "mine.py:plain"]
@@ -91,12 +87,9 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture
-def place(inputs, tmp_path, monkeypatch):
+def place(inputs, tmp_path, monkeypatch, short_films):
     shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    short = partial(write_film, seconds=0.5, rate=4, width=160)
-    for room in (lossatlas.report, lossatlas.report.film):
-        monkeypatch.setattr(room, "write_film", short)
     return tmp_path
 
 

@@ -95,7 +95,8 @@ def test_a_ranking_says_how_far_to_trust_it(monkeypatch, capsys, tmp_path):
     found = json.loads(text)
     assert len(found["ranking"]) == 12
     assert all(len(row["interval"]) == 2 for row in found["ranking"])
-    assert sum(row["measured"] for row in found["ranking"]) == 8
+    # Eight for the calibration; finalists of the halving may be others.
+    assert 8 <= sum(row["measured"] for row in found["ranking"]) < 12
     name = "rank_correlation_of_short_and_long_training"
     low, high = found["estimates"][name]["interval"]
     assert -1 <= low <= values(found)[name] <= high <= 1
@@ -149,7 +150,7 @@ def test_a_ranking_of_eight_is_measured_and_leaves_files(monkeypatch, capsys, tm
         (("label", "--set", "label.lr=1e30"), "diverged; lower the learning rate"),
         (("generate", "--n-samples", 3), "generate.samples"),
         (("generate", "--device", "nope"), "`device`: 'nope' cannot be used"),
-        (("generate", "--device", "cuda:99"), "there is 'cpu'"),
+        (("generate", "--device", "cuda:99"), "available: 'cpu'"),
         (("generate", "--set", "generate.scales=[nan,1]"), "generate.scales"),
         (("generate", "--set", "generate.noise=.inf"), "generate.noise"),
         (("label", "--set", "label.scales=[2,1]"), "goes up from 0 or more"),

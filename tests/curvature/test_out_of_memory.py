@@ -248,13 +248,13 @@ def test_the_group_whose_basis_was_cut_says_so(objective, monkeypatch, by):
     assert not any("memory" in group.note for group in truth)
     once = bases.Basis.append
     # The groups come after the whole spectrum, which is not cut here.
-    line, failed = groups._line, []
+    measure, failed = groups._group_spectrum, []
 
     def cut(*arguments):
         failed.append(scarce_once(monkeypatch, 6) if not failed else [])
-        return line(*arguments)
+        return measure(*arguments)
 
-    monkeypatch.setattr(groups, "_line", cut)
+    monkeypatch.setattr(groups, "_group_spectrum", cut)
     found = la.spectrum(objective, **options).groups
     monkeypatch.setattr(bases.Basis, "append", once)
     assert failed[0]

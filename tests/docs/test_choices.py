@@ -20,7 +20,7 @@ CHOICES = [
     ("landscape.mapping:plan_map", "engine", "landscape.engines.choice:ENGINES"),
     ("landscape.plane:random_plane", "normalization", "landscape.directions:NORMALIZATIONS"),
     ("objective:Objective", "mode", "objective.modes:MODES"),
-    ("objective:Objective", "derivatives", "objective.objective:DERIVATIVES"),
+    ("objective:Objective", "derivatives", "objective.arguments:DERIVATIVES"),
     ("curvature:spectrum", "curvature", "curvature.matrices:KINDS"),
     ("curvature:trace", "curvature", "curvature.matrices:KINDS"),
     ("curvature:spectrum", "by", "curvature.groups:BY"),
