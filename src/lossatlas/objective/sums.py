@@ -51,12 +51,11 @@ def example_pairs(objective: "Objective", params: Params | None) -> Weighted:
     """Sum and weight of every example at a point, float64 on the CPU."""
 
     def walk() -> list[Weighted]:
-        pairs = []
-        for batch in objective.iter_batches():
-            pair = pairs_of(objective.batch_loss(batch))
-            if not objective.idling:
-                pairs.append(Weighted(pair.sums.cpu().double(), pair.weights.cpu().double()))
-        return pairs
+        pairs = [
+            (_pairs_on_host(objective, batch), objective.idling)
+            for batch in objective.iter_batches()
+        ]
+        return [pair for pair, is_idle in pairs if not is_idle]
 
     with torch.no_grad():
         pairs = objective.with_params(params, walk)
@@ -65,6 +64,12 @@ def example_pairs(objective: "Objective", params: Params | None) -> Weighted:
         torch.cat([empty, *(pair.sums for pair in pairs)]),
         torch.cat([empty, *(pair.weights for pair in pairs)]),
     )
+
+
+# What the loss returned is let go before the next batch.
+def _pairs_on_host(objective: "Objective", batch: Batch) -> Weighted:
+    pair = pairs_of(objective.batch_loss(batch))
+    return Weighted(pair.sums.cpu().double(), pair.weights.cpu().double())
 
 
 def gradient_sums(objective: "Objective", params: Params | None) -> GradientSums:
