@@ -124,7 +124,14 @@ def test_the_table_is_for_people(monkeypatch, capsys):
         monkeypatch, capsys, "survey", *files, "--model", "mine.py:plain", *QUICK
     )
     assert code == 0
-    for word in ("barrier", "one basin", "loss at A", "minima around B", "bottleneck", "±"):
+    for word in (
+        "barrier",
+        "No barrier on the straight line",
+        "loss at A",
+        "minima around B",
+        "bottleneck",
+        "±",
+    ):
         assert word in text
 
 

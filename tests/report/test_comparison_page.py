@@ -11,7 +11,10 @@ from lossatlas.report import page as page_room
 from lossatlas.report import render, write_report
 from lossatlas.report.comparison import comparison_page
 from lossatlas.result import Estimate
+from lossatlas.text import unbroken
 from lossatlas.topology import merge_tree, persistence
+from lossatlas.weights import Excess
+from lossatlas.weights.barrier import Recalibration
 from lossatlas.weights.paired import EQUAL
 from plots.sample_landscapes import sample_map
 from report.sample_comparisons import comparison_of, hostile, valleys, way
@@ -32,10 +35,13 @@ def view(height, stderr=0.01, barrier_stderr=0.02):
 
 
 def test_the_headline_is_plain_and_no_surer_than_the_errors():
-    assert view(0.4).headline() == "A barrier of 0.400 ± 0.020 stands between them."
-    assert view(-0.1).headline() == "The two lie in one basin along the line: no barrier."
-    assert view(0.02).headline().startswith("No barrier beyond the error")
-    assert "its error is not known" in view(0.4, np.nan, np.nan).headline()
+    sure = "The loss barrier on the straight line is 0.400 ± 0.020."
+    assert view(0.4).headline() == sure
+    none = "No barrier on the straight line: the loss is below the linear interpolation"
+    assert view(-0.1, barrier_stderr=0.0001).headline().startswith(none)
+    unsure = "No barrier on the straight line beyond the error: at most 0.07 at any of 19"
+    assert view(0.02).headline().startswith(unsure)
+    assert "its error is unknown" in view(0.4, np.nan, np.nan).headline()
     broken = way()
     broken.values[9] = np.inf
     land = sample_map(noise=0.02)
@@ -226,7 +232,8 @@ def test_a_barrier_that_a_lower_point_proves_is_given_by_its_lower_end():
     assert found.excess.is_certain
     assert not found.excess.is_top_certain
     assert found.excess.lower == pytest.approx(0.0010 - 2.5e-4)
-    assert found.headline() == "A barrier of at least 0.00075 stands between them."
+    expected = "The loss barrier on the straight line is at least 0.00075."
+    assert found.headline() == expected
     words = " ".join(found.line_sentences())
     assert "by 0.007 (the highest rise is from 0.00075 to 0.016, 95 %" in words
     assert "right to within" not in words
@@ -236,8 +243,39 @@ def test_a_barrier_that_a_lower_point_proves_is_given_by_its_lower_end():
     assert "at least 0.00075" in shown.detail
     none = replace(found.excess, value=np.where(value == 0.0010, 0, value))
     unsure = replace(found, excess=none)
-    assert unsure.headline().startswith("No barrier beyond the error")
+    assert unsure.headline().startswith("No barrier on the straight line beyond the error")
     assert comparison_page(unsure).questions[1].value == "none beyond the error"
+
+
+def test_a_page_gives_the_barrier_with_statistics_measured_anew():
+    at = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    low = Excess(at, np.array([0, 0.01, 0.002, 0.001, 0]), np.full(5, 0.01), 2.5, 1000)
+    used = "interpolated running statistics"
+    found = replace(view(0.4), anew=Recalibration(used, low))
+    assert found.excess.is_certain
+    assert found.verdict.is_certain is False
+    expected = (
+        f"The loss rises by 0.400 ± 0.020 on the straight line with {used}, and by "
+        "0.010 ± 0.010 with statistics measured anew at 3 points: no barrier between the "
+        "networks themselves beyond the error."
+    )
+    assert expected == found.headline() == found.line_sentences()[1]
+    assert f"The loss on the line with {used} is highest" in found.line_sentences()[2]
+    page = comparison_page(found)
+    card = page.questions[1]
+    assert (page.headline, card.value, card.mark) == (expected, "none beyond the error", "")
+    first, second = (t for s in page.sections for t in s.tiles if "barrier" in t.label)
+    assert first.detail == f"± 0.020 with {used}"
+    assert (second.value, second.detail) == ("0.010", "± 0.010, within the error")
+    assert not any("does not mean" in text for text in found.match_sentences())
+    known = replace(low, value=low.value + 0.2 * (at * (1 - at)))
+    both = replace(found, anew=Recalibration(used, known))
+    assert comparison_page(both).questions[1].value.startswith("yes: 0.05")
+    hidden = replace(found, anew=Recalibration(used, why_unknown="one row a batch"))
+    page = comparison_page(hidden)
+    assert page.questions[1].value == f"0.400 ± 0.020, {used}"
+    assert page.headline.endswith("it is not known: one row a batch.")
+    assert unbroken(expected) in render(found)
 
 
 def test_losses_that_differ_by_rounding_are_called_equal():

@@ -109,7 +109,7 @@ def test_the_error_of_the_barrier_is_that_of_paired_differences():
     assert found.barrier.stderr == pytest.approx(float(bend.std()) / 200**0.5, rel=1e-6)
     assert found.barrier.stderr < float(found.line.stderr[5]) / 5
     assert found.excess.is_certain
-    assert found.headline().startswith("A barrier of")
+    assert found.headline().startswith("The loss barrier on the straight line is 0.98")
     assert (
         found.excess.barrier
         == la.weights.connect(task, point(-1.0, 0.0), point(1.0, 0.0)).barrier

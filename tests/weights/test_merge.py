@@ -14,10 +14,12 @@ import lossatlas as la
 from lossatlas.errors import ArgumentError, NonFiniteError, StructureError, UnknownNameError
 from lossatlas.result import Estimate
 from lossatlas.text import MINUS
-from lossatlas.weights import METHODS, compare_merges, merge, soup
+from lossatlas.weights import METHODS, Soup, choose, compare_merges, merge, soup
 from lossatlas.weights.merge import Merge
 from lossatlas.weights.merge_comparison import MergeComparison
 from lossatlas.weights.methods import Inputs, changed
+from lossatlas.weights.verdicts import negated
+from report.sample_comparisons import valleys
 
 ONE = {"w": torch.tensor([[1.0, -2.0, 0.1], [0.0, 3.0, -0.2]])}
 TWO = {"w": torch.tensor([[3.0, 1.0, 0.3], [0.5, -1.0, -0.4]])}
@@ -177,12 +179,12 @@ def test_differences_are_paired_and_said():
 @pytest.mark.parametrize(("value", "said", "use"), [
     (-0.5, "is better than the base and a.pt.",
      "Use the average (loss 0.371 ± 0.030): better than the base by 0.500 [0.454, 0.546]."),
-    (0.5, "is worse than the base (difference 0.500 [0.454, 0.546]) and a.pt "
-          "(difference 0.500 [0.454, 0.546]).",
+    (0.5, "is worse than the base (higher by 0.500 [0.454, 0.546]) and a.pt "
+          "(higher by 0.500 [0.454, 0.546]).",
      "Use the base: better than the average (loss 0.371 ± 0.030) by 0.500 [0.454, 0.546]."),
     (0.0, "is indistinguishable from the base (difference 0.000 [-0.046, 0.046]) and a.pt "
           "(difference 0.000 [-0.046, 0.046]).",
-     "Use the average or the base: indistinguishable (loss 0.371 ± 0.030, paired "
+     "Use the average or the base: indistinguishable (loss 0.371 ± 0.030, "
      "difference 0.000 [-0.046, 0.046])."),
 ])  # fmt: skip
 def test_a_merge_says_whether_it_helped(value, said, use):
@@ -214,22 +216,56 @@ def test_what_to_use_is_judged_beside_the_best_of_the_others():
     assert "better" not in replace(lost, against=unknown).headline()
 
 
-@pytest.mark.parametrize("value", [-0.3, -0.01, 0.01, 0.3])
-def test_every_difference_in_a_sentence_lies_in_its_interval(value):
-    # A size that is shown without its sign has the interval of the size.
-    far = Estimate(value, 0.02, samples=99)
-    merged = Merge(
-        {}, "ties", Estimate(0.4, 0.03, samples=99), {"average": far, "base": far}, ()
-    )
-    number = rf"([{MINUS}\d.]+)"
-    shown = rf"{number} \[{number}, {number}\]"
-    triples = [
+# A value with its interval, as in "0.005 [0.001, 0.019]" and "0.01, 95 % interval [...]".
+SIGNED = rf"({MINUS}?[\d.]+)"
+WITH_INTERVAL = re.compile(
+    rf"{SIGNED}(?: ± [\d.]+)?,?(?: 95\s%| interval)* "
+    rf"\[{SIGNED}, {SIGNED}\]"
+)
+
+
+def triples_of(texts):
+    return [
         [float(text.replace(MINUS, "-")) for text in found]
-        for sentence in merged.sentences()
-        for found in re.findall(shown, sentence)
+        for sentence in texts
+        for found in WITH_INTERVAL.findall(sentence)
     ]
-    assert triples
-    assert all(low < middle < high for middle, low, high in triples)
+
+
+@pytest.mark.parametrize("value", [-0.3, -0.01, 0.01, 0.3])
+def test_every_difference_lies_in_its_interval_and_says_which_loss_is_higher(value):
+    far, loss = Estimate(value, 0.02, samples=99), Estimate(0.4, 0.03, samples=99)
+    both = {"average": far, "base": far, "a.pt": far}
+    merged = Merge({}, "ties", loss, both, ())
+    sides = {name: negated(far) for name in ("base", "a.pt")}
+    several = MergeComparison(
+        {"average": loss, "base": loss, "a.pt": loss}, sides, {}, {}, (), ("base", "a.pt"), both
+    )
+    averaged = Soup({}, (1, 2), loss, {"best single": far, "all": far})
+    pair = replace(valleys(), difference=far)
+    for found in (merged, several, averaged, pair):
+        texts = [*found.sentences(), *(str(e) for e in found.estimates())]
+        triples = triples_of(texts)
+        assert triples or found is averaged or found is several
+        assert all(low <= middle <= high for middle, low, high in triples)
+        relation = "higher" if value > 0 else "lower"
+        assert f"{'lower' if value > 0 else 'higher'} by" not in " ".join(texts)
+        if abs(value) < 0.1 and (found is merged or found is several):
+            assert f"{relation} by 0.01" in " ".join(texts)
+
+
+def test_differences_that_are_measured_lie_in_their_intervals():
+    task = objective("mlp")
+    base = {k: v.detach().clone() for k, v in task.params.items()}
+    points = [{k: v + 0.05 * torch.randn_like(v) for k, v in base.items()} for _ in range(3)]
+    for found in (
+        merge(task, base, *points, method="ties"),
+        compare_merges(task, base, *points, methods=["average", "ties", "search"]),
+        soup(task, *points, names=("a", "b", "c")),
+        choose(task, *points, sharpness=False),
+    ):
+        triples = triples_of([*found.sentences(), *(str(e) for e in found.estimates())])
+        assert all(low <= middle <= high for middle, low, high in triples)
 
 
 def test_networks_are_called_by_their_names():
@@ -255,7 +291,9 @@ def test_equal_networks_are_called_equal_and_not_zero_with_an_error_of_zero():
     told = [*found.sentences(), *several.sentences(), *averaged.sentences()]
     shown = [f"{e}" for each in (found, several, averaged) for e in each.estimates()]
     assert not any("± 0 " in f"{text} " or "0 ± 0" in text for text in (*told, *shown))
-    assert "equal to that of the best single one, up to rounding error." in told[-1]
+    assert (
+        "equal to that of the best single one, checkpoint 1, up to rounding error." in told[-1]
+    )
     assert "has, up to rounding error, the same loss as" in " ".join(found.sentences())
     why = [e.why_no_error for e in averaged.estimates()[1:]]
     assert why == ["equal up to rounding error"]
@@ -311,6 +349,11 @@ def test_soups_keep_what_helps():
     # The mean of all is not compared with itself.
     assert [e.name for e in everything.estimates()[1:]] == ["average minus best single"]
     assert everything.kept == (1, 2, 3)
+    said = soup(task, *points, names=("a.pt", "b.pt", "c.pt")).sentences()[0]
+    assert said.startswith("The loss of the mean of 3 checkpoints (a.pt, b.pt and c.pt) is ")
+    assert "the best single one, " in said
+    many = replace(everything, kept=tuple(range(1, 21)), names=tuple(map(str, range(20))))
+    assert "20 checkpoints (0, 1, 2, 3, 4, 5 and 14 others)" in many.sentences()[0]
     assert everything.against["all"].value == 0
 
 
@@ -337,6 +380,8 @@ def test_bad_input_is_named():
         compare_merges(task, base, base, methods=["ties:density"])
     with pytest.raises(ArgumentError, match="two or more"):
         soup(task, base)
+    with pytest.raises(ArgumentError, match="one a checkpoint; got 1 for 2"):
+        soup(task, base, base, names=("a",))
 
 
 def test_differences_are_drawn_by_both_backends():
@@ -392,7 +437,7 @@ def test_the_best_merge_is_compared_with_the_base_and_the_best_expert():
     assert use == found.headline()
     assert use.startswith(f"Use {found.best} or {closest}: indistinguishable (loss ")
     assert "is better than the base; " in verdict
-    assert f"is indistinguishable from {closest} (difference" in verdict
+    assert f"is indistinguishable from {closest} (" in verdict
     assert "chosen on these examples" in choice
     names = [e.name for e in found.estimates()[:2]]
     assert names == ["best merge minus the base", "best merge minus the best expert"]

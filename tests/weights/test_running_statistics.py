@@ -13,6 +13,7 @@ import lossatlas as la
 from lossatlas import weights
 from lossatlas.errors import StructureError
 from lossatlas.landscape.request import ESTIMATED_ANEW, NO_STATISTICS
+from lossatlas.objective.point import State
 from lossatlas.surveys import compare, survey_along
 from lossatlas.weights import (
     align,
@@ -28,7 +29,7 @@ from lossatlas.weights import (
     soup,
 )
 from lossatlas.weights.merge import shares_of
-from lossatlas.weights.statistics import running_statistics
+from lossatlas.weights.statistics import running_statistics, statistics_between
 
 
 class Normed(nn.Module):
@@ -292,6 +293,115 @@ def test_paths_repairs_edits_and_alignments_take_each_with_its_own(states):
     assert curve.loss[0] == close(plain({**base, **curve.params(0.5)}))
     for found in (pruned, curve):
         assert "running statistics of the unchanged network" in found.sentences()[-1]
+
+
+def stretched(mode="eval"):
+    """Two networks of one function whose interpolated statistics fit no point in between."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 1, generator=draw)
+    y = x + 0.1 * torch.randn(400, 1, generator=draw)
+    layers = nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, eps=1e-12, momentum=None)
+    model = nn.Sequential(*layers)
+    found = []
+    for weight in (1.0, 3.0):
+        model[1].reset_running_stats()
+        with torch.no_grad():
+            model[0].weight.fill_(weight)
+            model.train()(x)
+        found.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    def loss(model, batch):
+        return (model(batch[0]) - batch[1]).square().sum(1)
+
+    return la.Objective(model.eval(), loss, [(x, y)], mode=mode), found
+
+
+def test_a_barrier_of_stale_statistics_is_not_called_one(tmp_path):
+    task, ends = stretched()
+    path = connect(task, *ends, points=5)
+    assert path.profile.is_certain
+    assert path.anew.excess.barrier.value < 1e-12
+    assert path.is_barrier_certain is False
+    assert connect(stretched("recalibrated")[0], *ends, points=5).is_barrier_certain is False
+    pair = compare(task, *ends, points=5, span=0.1, adaptive=False)
+    assert pair.verdict.is_certain is False
+    for found, said in ((path, path.sentences()[0]), (pair, pair.headline())):
+        start = f"The loss rises by {path.profile.barrier_text} on the straight line with "
+        start += "interpolated running statistics, and "
+        assert said.startswith(start)
+        assert said.endswith(": no barrier between the networks themselves.")
+        assert said in found.sentences()
+        assert not any("The loss barrier" in text for text in found.sentences())
+        rows = {row[0]: row[1:] for row in found.rows()}
+        names = [name for name in rows if name.startswith("barrier")]
+        assert names == ["barrier", "barrier, statistics measured anew"]
+        back = la.load(found.save(tmp_path / f"{found.__kind__}.nc"))
+        assert back.verdict.headline() == found.verdict.headline()
+
+
+def swapped(mode="eval"):
+    """Two networks with their units in another order, one with larger inputs of its norms."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 1))
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 2, generator=draw)
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    first["0.weight"], first["3.weight"] = torch.eye(2), torch.tensor([[1.0, -1.0]])
+    first["0.bias"], first["3.bias"] = torch.zeros(2), torch.zeros(1)
+    second = dict(first)
+    second["0.weight"] = 3 * first["0.weight"].flip(0)
+    second["3.weight"] = first["3.weight"].flip(1)
+    second["1.running_var"] = 9 * first["1.running_var"]
+    model.load_state_dict(first)
+    y = model.eval()(x).detach()
+    y = y + 0.1 * torch.randn(300, 1, generator=draw)
+
+    def loss(model, batch):
+        return (model(batch[0]) - batch[1]).square().sum(1)
+
+    return la.Objective(model, loss, [(x, y)], mode=mode), (first, second)
+
+
+def test_the_barrier_with_statistics_measured_anew_is_that_of_mode_recalibrated():
+    task, ends = swapped()
+    path = connect(task, *ends, points=5)
+    twin = connect(swapped("recalibrated")[0], *ends, points=5)
+    places = sorted({0.0, 0.25, 0.5, 0.75, 1.0, path.where})
+    assert path.anew.excess.at.tolist() == places
+    shared = [(k, twin.at.tolist().index(t)) for k, t in enumerate(places) if t in twin.at]
+    assert len(shared) >= 5
+    for k, at in shared:
+        assert path.anew.excess.value[k] == close(twin.excess[at])
+        assert path.anew.excess.stderr[k] == close(twin.excess_stderr[at])
+    assert twin.anew is None
+    for other in (
+        connect(swapped("train")[0], *ends, points=3),
+        connect(task, *ends, points=3, repair="norms"),
+    ):
+        assert other.anew is None
+
+
+def test_a_barrier_of_the_networks_is_given_with_both_statistics():
+    task, ends = swapped()
+    found = connect(task, *ends, points=5)
+    assert found.is_barrier_certain
+    said = found.sentences()[0]
+    height = found.anew.excess.barrier_text
+    start = f"The loss barrier on the straight line is {height} with statistics measured anew "
+    assert said.startswith(start)
+    rise = f"(the loss rises by {found.profile.barrier_text} with interpolated running"
+    assert rise in said
+    bare = State(task.params, {})
+    assert statistics_between(task, [bare]) == "the running statistics of the model"
+
+
+def test_where_statistics_cannot_be_measured_anew_the_barrier_is_no_verdict():
+    task, ends = stretched()
+    rows = [tuple(part[k : k + 1] for part in task.batches[0]) for k in range(40)]
+    path = connect(la.Objective(task.model, task.loss, rows), *ends, points=5)
+    assert path.profile.is_certain
+    assert path.is_barrier_certain is None
+    said = "with statistics measured anew it is not known: running statistics cannot be"
+    assert said in path.sentences()[0]
 
 
 def test_alignments_measure_each_with_its_own(states):

@@ -16,6 +16,7 @@ from lossatlas.cli.shared_options import (
     TRAINING_FILES,
     SubjectSettings,
     in_order,
+    short_names,
 )
 from lossatlas.settings import common, defaults, option
 
@@ -68,7 +69,7 @@ def run(settings: ChooseSettings, output: Output) -> None:
     with output.progress("judging checkpoints") as progress:
         choice = choose(
             given.objective, *given.states,
-            names=_names(files), averages=settings.averages,
+            names=short_names(files), averages=settings.averages,
             sharpness=settings.sharpness, localization=settings.localization,
             level=settings.level, seed=settings.seed, resume=ledger, progress=progress,
         )  # fmt: skip
@@ -106,12 +107,6 @@ def _writing(settings: ChooseSettings, files: tuple[Path, ...], choice: "Choice"
             given += [f"--{name.replace('_', '-')}", str(value)]
     line = shlex.join(["lossatlas", "soup", *given, "--out", "mean.safetensors"])
     return f"`{line}` writes it"
-
-
-def _names(files: tuple[Path, ...]) -> list[str]:
-    # Short where that tells them apart.
-    short = [file.stem for file in files]
-    return short if len(set(short)) == len(short) else [str(file) for file in files]
 
 
 command = Command(

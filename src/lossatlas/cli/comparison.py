@@ -169,6 +169,7 @@ def _details(comparison: Comparison) -> dict[str, Any]:
     return {
         "title": settings.get("title"),
         "verdict": comparison.headline(),
+        "is_barrier_certain": comparison.verdict.is_certain,
         "barrier_at": None if comparison.top is None else comparison.excess.where,
         "pairs": comparison.matching.pairs.tolist(),
         "first": _side(comparison, 0),

@@ -70,3 +70,9 @@ def in_order(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[int]]:
         return files, list(range(len(files)))
     by_step = dict(zip(steps, files, strict=True))
     return tuple(by_step[step] for step in sorted(steps)), sorted(steps)
+
+
+def short_names(files: tuple[Path, ...]) -> list[str]:
+    """What checkpoints are called: names without their ending where that sets them apart."""
+    short = [file.stem for file in files]
+    return short if len(set(short)) == len(short) else [str(file) for file in files]

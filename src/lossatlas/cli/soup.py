@@ -13,6 +13,7 @@ from lossatlas.cli.shared_options import (
     SubjectSettings,
     check_files,
     in_order,
+    short_names,
 )
 from lossatlas.settings import common, defaults, option
 
@@ -49,7 +50,8 @@ def run(settings: SoupSettings, output: Output) -> None:
     if ordered != settings.files:
         output.note(IN_ORDER)
     given = load_checkpoints(settings, ordered, output)
-    averaged = soup(given.objective, *given.states, greedy=settings.greedy)
+    names = short_names(ordered)
+    averaged = soup(given.objective, *given.states, greedy=settings.greedy, names=names)
     destination = Destination(settings.out, WRITES)
     files = {
         "weights": given.save(averaged.state_dict(), destination.file("soup.safetensors")),

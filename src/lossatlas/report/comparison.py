@@ -9,6 +9,7 @@ from lossatlas.report.contents import Card, Page, Section, Tile, tile
 from lossatlas.result import Figure, Reference, Table
 from lossatlas.surveys import Comparison
 from lossatlas.text import count, cut_off, number, with_error
+from lossatlas.weights.excess import Excess
 from lossatlas.weights.paired import EQUAL
 
 _STATISTICS = Reference(
@@ -38,7 +39,7 @@ def comparison_page(result: Comparison) -> Page:
 
 def _questions(result: Comparison) -> tuple[Card, ...]:
     lower, *line = result.line_sentences()
-    barrier, bound, is_certain = result.barrier, result.line_bound, result.excess.is_certain
+    barrier, bound, verdict = result.barrier, result.line_bound, result.verdict
     pairs = result.matching
     first, second = result.names
     alone = f"{len(pairs.gone):,} only near {first}, {len(pairs.new):,} only near {second}"
@@ -47,8 +48,8 @@ def _questions(result: Comparison) -> tuple[Card, ...]:
         Card("Which one has the lower loss?", *_lower_loss(result), sentences=(lower,)),
         Card(
             "Is there a barrier between them?",
-            f"yes: {result.excess.barrier_text}" if is_certain else "none beyond the error",
-            mark="sure" if is_certain or (bound > 0 and barrier.value == 0) else "",
+            verdict.short(),
+            mark="sure" if verdict.is_certain or (bound > 0 and barrier.value == 0) else "",
             sentences=tuple(line),
         ),
         Card("Do the basins of their maps match?", shared, sentences=result.match_sentences()),
@@ -88,7 +89,8 @@ def _distance_text(result: Comparison) -> str:
 
 def _line_section(result: Comparison) -> Section:
     first, second = result.names
-    recalibrated = result.line.provenance.settings.get("mode") == "recalibrated"
+    mode = result.line.provenance.settings.get("mode")
+    recalibrated = mode == "recalibrated" or result.anew is not None
     return Section(
         key="line",
         title="The line between them",
@@ -105,27 +107,38 @@ def _line_section(result: Comparison) -> Section:
 
 
 def _line_tiles(result: Comparison) -> tuple[Tile, ...]:
-    certain, remark = result.excess.is_certain, ""
-    if certain is not None and result.top is not None:
-        remark = ", certain" if certain else ", within the error"
-        if certain and not result.excess.is_top_certain:
-            remark = f", {result.excess.barrier_text} (95 %)"
     rows = {estimate.name: estimate for estimate in result.line_estimates()}
     ends = [f"loss at {name}" for name in result.names]
     gap = () if result.difference is None else (tile("B minus A, paired", result.difference),)
     return (
         *gap,
         *(tile(end, rows[end]) for end in ends),
-        _barrier_tile(result, remark),
+        *_barrier_tiles(result),
     )
 
 
-def _barrier_tile(result: Comparison, remark: str) -> Tile:
-    if result.barrier.value == 0:
-        return Tile(
-            "barrier", "none seen", "no point lies above the straight line between the losses"
-        )
-    return tile("barrier", result.barrier, remark)
+# What is measured with statistics that may not fit proves nothing about the networks.
+def _barrier_tiles(result: Comparison) -> tuple[Tile, ...]:
+    anew = result.anew
+    if anew is None:
+        return (_barrier_tile("barrier", result.excess),)
+    first = tile("barrier", result.barrier, result.verdict.statistics)
+    name = "barrier, statistics measured anew"
+    if anew.excess is None:
+        return first, Tile(name, "not known", anew.why_unknown)
+    return first, _barrier_tile(name, anew.excess)
+
+
+def _barrier_tile(label: str, excess: Excess) -> Tile:
+    if excess.barrier.value == 0:
+        why = "no point lies above the straight line between the losses"
+        return Tile(label, "none seen", why)
+    remark, certain = "", excess.is_certain
+    if certain is not None and math.isfinite(excess.barrier.value):
+        remark = ", certain" if certain else ", within the error"
+        if certain and not excess.is_top_certain:
+            remark = f", {excess.barrier_text} (95 %)"
+    return tile(label, excess.barrier, remark)
 
 
 def _maps_section(result: Comparison, pictures: tuple[Figure, ...]) -> Section:

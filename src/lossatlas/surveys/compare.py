@@ -106,9 +106,9 @@ def compare(
         resume=ledgers[-1],
         **options,
     )
-    excess = connect(
+    path = connect(
         objective, first, second, points=max(points, 3), seed=seed, resume=ledgers[-2]
-    ).profile
+    )
     around = random_plane(objective, origin=first, seed=seed)
     chosen = suggest_span(objective, around).span if isinstance(span, str) else span
     common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options
@@ -125,11 +125,12 @@ def compare(
         line=line,
         diagrams=diagrams,
         matching=matching,
-        excess=excess,
+        excess=path.profile,
         bottleneck=bottleneck(*diagrams, essential="keep"),
         wasserstein=wasserstein(*diagrams, essential="keep"),
         difference=paired_difference(objective, states[0], states[1]),
         statistics=statistics_notes(objective, states, "points between"),
+        anew=path.anew,
         seconds=time.monotonic() - started,
         provenance=maps[0].provenance,
     )

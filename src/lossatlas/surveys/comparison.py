@@ -20,13 +20,14 @@ from lossatlas.surveys.comparison_sentences import (
     line_sentences,
     reach,
 )
-from lossatlas.text import count, cut_off, number, with_error
+from lossatlas.text import count, cut_off, number
 from lossatlas.topology import Diagram, MergeTree, match_bars
 from lossatlas.topology.basin_matching import BasinMatching
 from lossatlas.topology.diagram import MAP_COUNT
 from lossatlas.topology.field import Floats
 from lossatlas.topology.mergetree import NO_SADDLE
-from lossatlas.weights.connection import Excess
+from lossatlas.weights.barrier import BarrierVerdict, Recalibration
+from lossatlas.weights.excess import Excess
 
 _BARRIER = Reference(
     "loss barrier on the line between two networks",
@@ -67,6 +68,9 @@ class Comparison(Result):
         seconds: wall time.
         provenance: seed, settings, fingerprints, versions.
         statistics: sentences on which running statistics were used.
+        anew: the rise of the line with running statistics measured anew at each point, where
+            interpolated ones may not fit; None where no statistics are in the way, or no point
+            lies above the straight line between the losses.
     """
 
     first: Landscape
@@ -81,6 +85,7 @@ class Comparison(Result):
     seconds: float = quantity("s", default=0.0, compare=False)
     provenance: Provenance = field(default_factory=Provenance)
     statistics: tuple[str, ...] = ()
+    anew: Recalibration | None = None
 
     @property
     def names(self) -> tuple[str, str]:
@@ -101,6 +106,11 @@ class Comparison(Result):
     def barrier(self) -> Estimate:
         """Largest loss above the straight line between both losses; 0: linear connection."""
         return self.excess.barrier
+
+    @property
+    def verdict(self) -> BarrierVerdict:
+        """Whether there is a barrier between the two, for every place that says so."""
+        return BarrierVerdict(self.excess, self.anew, has_place=False)
 
     @property
     def top(self) -> int | None:
@@ -126,21 +136,8 @@ class Comparison(Result):
         return not any(tree.why_unknown for tree in self.trees)
 
     def headline(self) -> str:
-        """Whether a barrier stands between the two, and how sure that is, in one sentence."""
-        barrier = self.barrier.value
-        shown = with_error(barrier, self.barrier.stderr)
-        if not math.isfinite(barrier):
-            return "Between the two the loss is not finite somewhere along the line."
-        if barrier == 0:
-            return "The two lie in one basin along the line: no barrier."
-        if self.excess.is_certain is None:
-            return f"A barrier of {shown} stands between them; its error is not known."
-        if not self.excess.is_certain:
-            return (
-                f"No barrier beyond the error: the line rises by {shown}, which is "
-                "within the error of the samples."
-            )
-        return f"A barrier of {self.excess.barrier_text} stands between them."
+        """Whether there is a barrier between the two, and how sure that is, in one sentence."""
+        return self.verdict.headline()
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The barrier, the distances, what became of the basins, both maps."""
@@ -151,7 +148,7 @@ class Comparison(Result):
         line, (one, two) = self.line, self.names
         rows = [
             self._difference(),
-            self._barrier(),
+            *self.verdict.estimates(self._barrier()),
             self._bound(),
             line.value_at(0, f"loss at {one}"),
             line.value_at(line.values.size - 1, f"loss at {two}"),
@@ -285,7 +282,7 @@ class Comparison(Result):
     def match_sentences(self) -> tuple[str, ...]:
         """Which basins of one map are matched by one of the other, and what that means."""
         has_match = len(self.matching.pairs) > 0
-        note = (MATCH_IS_NO_BASIN,) if has_match and self.excess.is_certain else ()
+        note = (MATCH_IS_NO_BASIN,) if has_match and self.verdict.is_certain else ()
         first, *others = self.matching.sentences(self.names)
         return (first, *note, *others)
 
@@ -320,7 +317,8 @@ class Comparison(Result):
                 )
             ),
             "The loss on the line minus the straight line between the losses of its ends, on "
-            f"the same data at every point. {tail}; where it is above zero, a barrier stands.",
+            f"the same data at every point{self.verdict.statistics}. {tail}; where it is above "
+            "zero, the line has a barrier.",
             f"Line plot of the rise of the loss; barrier {number(self.barrier.value, 3)}.",
             wide=True,
         )

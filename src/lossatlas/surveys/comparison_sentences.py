@@ -58,11 +58,14 @@ def _paired(comparison: "Comparison", gap: Estimate) -> str:
 def line_sentences(comparison: "Comparison") -> Iterator[str]:
     """Whether a barrier lies between them, and where the line is lower."""
     line, bound = comparison.line, comparison.line_bound
+    verdict = comparison.verdict
+    if verdict.anew is not None:
+        yield verdict.headline()
     if comparison.top is not None:
         tail = f" ({_reliability(comparison)}, 95 %, all points at once)" * (bound > 0)
         yield (
-            "The loss on the line is highest above the straight line between both losses "
-            f"{number(100 * comparison.excess.where, 3)} % of the way, by "
+            f"The loss on the line{verdict.statistics} is highest above the straight line "
+            f"between both losses {number(100 * comparison.excess.where, 3)} % of the way, by "
             f"{number(comparison.barrier.value, 3)}{tail}."
         )
     lost = int((~line.finite).sum())

@@ -7,8 +7,9 @@ from lossatlas.weights.align_cost import AlignmentCost, alignment_cost
 from lossatlas.weights.align_many import JointAlignment, align_many
 from lossatlas.weights.choose import Choice, choose
 from lossatlas.weights.connect import connect
-from lossatlas.weights.connection import Connection, Excess
+from lossatlas.weights.connection import Connection
 from lossatlas.weights.edit import EditCurve, EditedLayer, edit_curve
+from lossatlas.weights.excess import Excess
 from lossatlas.weights.factors import Factors, factors
 from lossatlas.weights.layer_factors import Factor, LayerFactors
 from lossatlas.weights.merge import Conflict, Merge, merge

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lossatlas.checks import check_flag, check_fraction, check_list, check_positive
+from lossatlas.checks import check_flag, check_fraction, check_positive
 from lossatlas.curvature.learning_coefficient import learning_coefficient
 from lossatlas.curvature.spectrum import spectrum
-from lossatlas.errors import ArgumentError, AtlasError, NonFiniteError, StructureError
+from lossatlas.errors import AtlasError, NonFiniteError, StructureError
 from lossatlas.executor import Progress, run_tasks
-from lossatlas.io import Checkpoint, open_ledger
+from lossatlas.io import open_ledger
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Figure, Result, quantity, result, rows_figure
 from lossatlas.text import as_sentence, count, listed, number, percent, with_ends
 from lossatlas.weights.behind import behind_best
-from lossatlas.weights.network_checks import check_whole_numbers
+from lossatlas.weights.network_checks import check_whole_numbers, checkpoint_names
 from lossatlas.weights.paired import EQUAL, PairedLosses
 from lossatlas.weights.statistics import mean_network, statistics_notes, whole_networks
 from lossatlas.weights.unfinished import identity
@@ -384,7 +384,11 @@ def choose(
     check_flag("sharpness", sharpness)
     if localization is not None:
         check_positive("localization", localization)
-    labels = _names_of(checkpoints, names)
+    if not checkpoints:
+        raise StructureError(
+            "`checkpoints` must hold at least one; pass choose(objective, a, b)."
+        )
+    labels = checkpoint_names(checkpoints, names)
     states = whole_networks(objective, dict(zip(labels, checkpoints, strict=True)))
     points = [state.whole for state in states.values()]
     if averages:
@@ -484,27 +488,6 @@ def _or_reason(measure: Callable[[], Estimate]) -> Estimate:
         return measure()
     except AtlasError as error:
         return Estimate(math.nan, why_no_error=str(error))
-
-
-def _names_of(checkpoints: Sequence[Params], names: Sequence[str] | None) -> list[str]:
-    if not checkpoints:
-        raise StructureError(
-            "`checkpoints` must hold at least one; pass choose(objective, a, b)."
-        )
-    if names is not None:
-        check_list("names", names, "texts")
-        if len(names) != len(checkpoints):
-            raise ArgumentError(
-                f"`names` must be one a checkpoint; got {len(names)} for {len(checkpoints)}."
-            )
-    labels: list[str] = []
-    for position, point in enumerate(checkpoints, 1):
-        own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {position}"
-        name = own if names is None else str(names[position - 1])
-        while name in labels:
-            name = f"{name} ({position})"
-        labels.append(name)
-    return labels
 
 
 def _check_some_finite(losses: Sequence[Estimate]) -> None:

@@ -13,25 +13,35 @@ from torch import Tensor
 
 from lossatlas.checks import check_at_least, check_one_of, check_positive
 from lossatlas.curvature.memory_plan import require_memory
+from lossatlas.errors import AtlasError
 from lossatlas.landscape.checkpoints import states_of
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.slope import ensure_slope
 from lossatlas.result import Estimate
-from lossatlas.text import number
 from lossatlas.weights.align import align, with_statistics
+from lossatlas.weights.barrier import Recalibration
 from lossatlas.weights.connection import Connection
 from lossatlas.weights.curve_training import CurveTraining, PathPlan, trained_bends
+from lossatlas.weights.excess import Excess
 from lossatlas.weights.network_checks import check_finite, check_whole_numbers
 from lossatlas.weights.paired import EQUAL, PairedLosses, rounded_away
 from lossatlas.weights.paths import KINDS, PathKind, distance_between, point_at
 from lossatlas.weights.repair import Repairer
-from lossatlas.weights.statistics import loss_anew, statistics_notes
+from lossatlas.weights.statistics import (
+    NOT_ANEW,
+    running_statistics,
+    statistics_between,
+    statistics_notes,
+    why_not_anew,
+)
 from lossatlas.weights.unfinished import Unfinished, identity
 
 Array = NDArray[np.float64]
 _DRAWS = 1000
 _REFINEMENTS = 6
+# Where running statistics are measured anew, beside the highest point.
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Repair = Literal["norms", "all"]
 REPAIRS: tuple[str, ...] = get_args(Repair)
 
@@ -145,9 +155,11 @@ def connect(
         for t in np.linspace(0, 1, points).tolist():
             survey.measure(t)
         survey.refine(_REFINEMENTS)
-    connection = survey.result(seed)
+        connection = survey.result(seed)
+        used = "" if repair else statistics_between(objective, states)
+        anew = survey.anew(used, connection, seed)
     notes = statistics_notes(objective, states, "networks between them", anew=bool(repair))
-    return replace(connection, notes=(*notes, *survey.anew(connection)))
+    return replace(connection, notes=notes, anew=anew)
 
 
 def _aligned(
@@ -220,7 +232,7 @@ class _Survey:
         """Halve the wider of the two intervals around the largest excess, again and again."""
         for _ in range(count):
             at = sorted(self._sums)
-            excess = self._excess(np.array(at)).sum(1)
+            excess = _above_ends(self._sums).sum(1)
             if not np.isfinite(excess).all():
                 return
             top = int(np.argmax(excess))
@@ -233,24 +245,28 @@ class _Survey:
             low, high = at[k], at[k + 1]
             self.measure((low + high) / 2)
 
-    def _excess(self, at: Array) -> Array:
-        rows = np.array([self._sums[t] for t in at.tolist()])
-        start = self._sums[0.0]
-        return rows - start - np.outer(at, self._sums[1.0] - start)
+    def _profile(self, sums: Mapping[float, Array], seed: int) -> Excess:
+        at, rows = sorted(sums), _above_ends(sums)
+        excess = [self._risen(sums[t], row) for t, row in zip(at, rows, strict=True)]
+        # What is rounding alone has no spread either.
+        rows[[estimate.why_no_error == EQUAL for estimate in excess]] = 0.0
+        return Excess(
+            np.array(at),
+            np.array([estimate.value for estimate in excess]),
+            np.array([estimate.stderr for estimate in excess]),
+            _band(rows, self._losses.weights, seed),
+            excess[0].samples,
+        )
 
-    def _risen(self, t: float, row: Array) -> Estimate:
-        scale = float(np.abs(self._sums[t]).sum() / self._losses.weights.sum())
+    def _risen(self, losses: Array, row: Array) -> Estimate:
+        scale = float(np.abs(losses).sum() / self._losses.weights.sum())
         return rounded_away(self._objective, self._losses.mean(row), scale)
 
     def result(self, seed: int) -> Connection:
         knots, kind = self._knots, self._plan.kind
         at = np.array(sorted(self._sums))
         means = [self._losses.mean(self._sums[t]) for t in at.tolist()]
-        rows = self._excess(at)
-        excess = [self._risen(*pair) for pair in zip(at.tolist(), rows, strict=True)]
-        # What is rounding alone has no spread either.
-        rows[[estimate.why_no_error == EQUAL for estimate in excess]] = 0.0
-        stderr = np.array([estimate.stderr for estimate in excess])
+        profile = self._profile(self._sums, seed)
         places = np.linspace(0, 1, 33).tolist() if kind != "line" else []
         # One after another: each is as large as the network.
         path = (point_at(kind, knots, t) for t in places)
@@ -261,9 +277,9 @@ class _Survey:
             at=at,
             loss=np.array([estimate.value for estimate in means]),
             stderr=np.array([estimate.stderr for estimate in means]),
-            excess=np.array([estimate.value for estimate in excess]),
-            excess_stderr=stderr,
-            band=_band(rows, self._losses.weights, seed),
+            excess=profile.value,
+            excess_stderr=profile.stderr,
+            band=profile.band,
             metrics={
                 name: np.array([self._measured[t][name] for t in at.tolist()])
                 for name in self._metrics
@@ -272,16 +288,39 @@ class _Survey:
             bends=tuple(map(dict, knots[1:-1])),
             length=sum(distance_between(*pair, names) for pair in pairwise(path)) or chord,
             chord=chord,
-            samples=excess[0].samples,
+            samples=profile.samples,
             repaired=self._repair,
         )
 
-    def anew(self, connection: Connection) -> tuple[str, ...]:
-        """The loss at the highest point with statistics that fit it, where they may not."""
-        if self._repair or not connection.barrier.value > 0:
-            return ()
-        where = f"the loss at t = {number(connection.where, 2)}"
-        return loss_anew(self._objective, connection.params_at(connection.where), where)
+    def anew(self, used: str, connection: Connection, seed: int) -> Recalibration | None:
+        """The excess with statistics that fit each point, where those used may not."""
+        if not used or not connection.barrier.value > 0:
+            return None
+        why = why_not_anew(self._objective)
+        if why:
+            return Recalibration(used, why_unknown=why)
+        places = sorted({*_QUARTERS, connection.where})
+        try:
+            sums = {t: self._sums_anew(t) for t in places}
+        except AtlasError:
+            return Recalibration(used, why_unknown=NOT_ANEW)
+        return Recalibration(used, self._profile(sums, seed))
+
+    def _sums_anew(self, t: float) -> Array:
+        def fitted() -> dict[str, Tensor]:
+            point = self._point(t)
+            return point | running_statistics(self._objective, point)
+
+        return self._losses.sums_once(f"losses at {t!r} with statistics anew", fitted)
+
+
+def _above_ends(sums: Mapping[float, Array]) -> Array:
+    """Losses above the straight line between those of the ends, shape (points, units)."""
+    at = np.array(sorted(sums))
+    rows = np.array([sums[t] for t in at.tolist()])
+    rows = rows - sums[0.0]
+    above: Array = rows - np.outer(at, rows[-1])
+    return above
 
 
 def _band(rows: Array, weights: Array, seed: int, level: float = 0.95) -> float:

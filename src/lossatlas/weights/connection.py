@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossatlas.io.records import record
 from lossatlas.result import Estimate, Figure, Reference, Result, quantity, result
-from lossatlas.text import number, with_error
+from lossatlas.text import number
+from lossatlas.weights.barrier import BarrierVerdict, Recalibration
+from lossatlas.weights.excess import Excess
 from lossatlas.weights.paths import PathKind, point_at
 
 Array = NDArray[np.float64]
@@ -26,130 +27,6 @@ _BARRIERS = Reference(
     "Lottery Ticket Hypothesis. ICML 2020.",
     "https://arxiv.org/abs/1912.05671",
 )
-
-
-@record
-@dataclass(frozen=True, eq=False)
-class Excess:
-    """Loss along a path above the straight line between the losses of its ends.
-
-    Attributes:
-        at: positions t from 0 to 1, increasing, shape (points,).
-        value: the excess there, shape (points,).
-        stderr: its paired standard error, example by example, shape (points,).
-        band: half the width, in standard errors, of a band that holds the excess at all points
-            together with 95 %; NaN where the error is unknown.
-        samples: how many independent units the errors come from.
-    """
-
-    at: Array
-    value: Array
-    stderr: Array
-    band: float
-    samples: int = 0
-
-    @property
-    def top(self) -> int:
-        """Index of the largest excess between the ends; what is not finite is largest.
-
-        At the ends the excess is 0 without error, because they carry the straight line.
-        """
-        height = np.where(np.isnan(self.value), np.inf, self.value)
-        height[[0, -1]] = np.where(np.isfinite(self.value[[0, -1]]), -np.inf, np.inf)
-        return int(np.argmax(height))
-
-    @property
-    def barrier(self) -> Estimate:
-        """The largest excess with its error; 0 with an upper bound where none is above 0."""
-        top = float(self.value[self.top])
-        value = math.inf if math.isnan(top) else max(top, 0.0)
-        meaning = "largest loss above the straight line between the losses of the ends"
-        why = self._why_no_error(value)
-        is_bounded = why is None and value == 0
-        if is_bounded:
-            meaning = f"{meaning}; its interval holds at all positions with 95 %"
-        return Estimate(
-            value,
-            float(self.stderr[self.top]) if why is None and not is_bounded else math.nan,
-            samples=self.samples,
-            why_no_error=why,
-            bound=self.upper if is_bounded else math.nan,
-            ends=(0.0, self.upper) if is_bounded else None,
-            name="barrier",
-            unit="loss",
-            meaning=meaning,
-        )
-
-    def _why_no_error(self, barrier: float) -> str | None:
-        if not math.isfinite(barrier):
-            return "the loss on the path is not finite"
-        if not math.isfinite(self.band):
-            return "one batch mean has no spread"
-        if barrier > 0 or self.upper > 0:
-            return None
-        if self.has_spread:
-            return "none seen: the loss is below that line by more than its error everywhere"
-        if self.value.any():
-            return "none seen: the loss of no example is above that line at any position"
-        return "none seen: up to rounding error the loss of every example lies on that line"
-
-    @property
-    def has_spread(self) -> bool:
-        """Whether the excess of the examples differs anywhere on the path."""
-        return self.band != 0
-
-    @property
-    def upper(self) -> float:
-        """What no excess at the positions is above, with 95 %; NaN where unknown."""
-        highest = float((self.value + self.band * self.stderr)[1:-1].max())
-        return max(highest, 0.0)
-
-    @property
-    def lower(self) -> float:
-        """What the largest excess is above, with 95 %, 0 at least; NaN where unknown."""
-        highest = float((self.value - self.band * self.stderr)[1:-1].max())
-        return max(highest, 0.0)
-
-    @property
-    def is_top_certain(self) -> bool:
-        """Whether the largest excess, where it was found, is above 0 with 95 %."""
-        return math.isinf(self.barrier.value) or bool(self.barrier.value > self.bound)
-
-    @property
-    def barrier_text(self) -> str:
-        """The barrier with its error, or what it is at least where that does not reach to 0.
-
-        A lower point of the path with a smaller error can prove a barrier that the highest
-        point by itself does not.
-        """
-        barrier = self.barrier
-        if self.is_certain and math.isfinite(barrier.value) and not self.is_top_certain:
-            return f"at least {number(self.lower, 2)}"
-        return with_error(barrier.value, barrier.stderr)
-
-    @property
-    def gap(self) -> float:
-        """The largest distance of two positions: what is narrower may be missed."""
-        return float(np.diff(self.at).max())
-
-    @property
-    def where(self) -> float:
-        """Position of the largest excess."""
-        return float(self.at[self.top])
-
-    @property
-    def bound(self) -> float:
-        """What the largest excess may be wrong by, all points at once; NaN where unknown."""
-        return self.band * float(self.stderr[self.top])
-
-    @property
-    def is_certain(self) -> bool | None:
-        """Whether the excess is above 0 somewhere with 95 %; None where errors are unknown."""
-        if np.isinf(self.barrier.value):
-            return True
-        if not math.isfinite(self.band):
-            return None
-        return bool(np.any(self.value - self.band * self.stderr > 0))
 
 
 @result("connection", references=(_BARRIERS, _CURVES))
@@ -174,6 +51,9 @@ class Connection(Result):
             "norms" or "all"; see `repair`.
         samples: how many independent units the errors come from.
         notes: which running statistics were used.
+        anew: the excess with running statistics measured anew at each point, where the path
+            was measured with others; None where no statistics are in the way, or no point lies
+            above the straight line.
     """
 
     kind: PathKind
@@ -191,6 +71,7 @@ class Connection(Result):
     samples: int = 0
     repaired: str = ""
     notes: tuple[str, ...] = ()
+    anew: Recalibration | None = None
 
     @property
     def profile(self) -> Excess:
@@ -208,9 +89,19 @@ class Connection(Result):
         return self.profile.where
 
     @property
+    def verdict(self) -> BarrierVerdict:
+        """Whether there is a barrier, and the sentences that say so."""
+        path = {"line": "straight line", "bezier": "curve", "chain": "chain"}[self.kind]
+        return BarrierVerdict(self.profile, self.anew, path)
+
+    @property
     def is_barrier_certain(self) -> bool | None:
-        """Whether the excess is above 0 somewhere with 95 %; None where errors are unknown."""
-        return self.profile.is_certain
+        """Whether the excess is above 0 somewhere with 95 %; None where that is unknown.
+
+        Where running statistics were interpolated this is the excess with statistics measured
+        anew (`anew`).
+        """
+        return self.verdict.is_certain
 
     @property
     def area(self) -> float:
@@ -233,7 +124,8 @@ class Connection(Result):
         """Barrier, its place, mean excess, length, and the losses of the ends.
 
         Returns:
-            Six estimates.
+            Six estimates; one more, the barrier with running statistics measured anew, where
+            those of the path may not fit.
         """
         ends = (
             Estimate(
@@ -266,7 +158,8 @@ class Connection(Result):
             )
             for name, value, why in rest
         )
-        return (barrier, *others, *ends)
+        barrier, *anew = self.verdict.estimates(barrier)
+        return (barrier, *anew, *others, *ends)
 
     def sentences(self) -> tuple[str, ...]:
         """Whether a barrier separates the two networks.
@@ -280,17 +173,7 @@ class Connection(Result):
                 "them.",
                 *self.notes,
             )
-        path = {"line": "straight line", "bezier": "curve", "chain": "chain"}[self.kind]
-        certain = self.is_barrier_certain
-        if certain is None:
-            height = number(self.barrier.value)
-            said = [f"The loss barrier on the {path} is {height}; its error is unknown."]
-        elif certain:
-            height = self.profile.barrier_text
-            place = f", at t = {number(self.where, 2)}" * self.profile.is_top_certain
-            said = [f"The loss barrier on the {path} is {height}{place}."]
-        else:
-            said = [*self._no_barrier(path)]
+        said = self.verdict.sentences()
         if self.kind == "line":
             return (*said, *self.notes)
         longer = 100 * (self.length / self.chord - 1)
@@ -299,32 +182,6 @@ class Connection(Result):
             "networks."
         )
         return (*said, length, *self.notes)
-
-    # What was measured where no barrier was: how high one may be, and how narrow.
-    def _no_barrier(self, path: str) -> tuple[str, ...]:
-        excess, positions = self.profile, len(self.at) - 2
-        start = f"No barrier on the {path}"
-        narrow = (
-            f"A barrier narrower than {number(excess.gap, 2)} of the path may be missed. The "
-            "positions are an even grid, made finer around the highest loss."
-        )
-        if not excess.has_spread:
-            return (
-                f"{start}: at none of {positions} positions does the loss of any example "
-                "exceed the linear interpolation of the end losses.",
-                narrow,
-            )
-        if excess.upper == 0:
-            return (
-                f"{start}: the loss is below the linear interpolation of the end losses at all "
-                f"{positions} positions.",
-                f"It is below by more than its error (95 %, all positions at once). {narrow}",
-            )
-        return (
-            f"{start} beyond the error: at most {number(excess.upper, 2)} at any of "
-            f"{positions} positions (95 %, all at once).",
-            narrow,
-        )
 
     def figures(self) -> tuple[Figure, ...]:
         """The excess along the path with its band, and the loss itself.

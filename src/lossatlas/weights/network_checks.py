@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from lossatlas.errors import NonFiniteError, StructureError
+from lossatlas.checks import check_list
+from lossatlas.errors import ArgumentError, NonFiniteError, StructureError
+from lossatlas.io import Checkpoint
 from lossatlas.linalg.params import Params
 from lossatlas.objective.point import State
 from lossatlas.weights.places import ROOM
@@ -32,3 +34,21 @@ def check_whole_numbers(states: Sequence[State], otherwise: str = "") -> None:
                 f"'{name}' holds whole numbers and differs between the networks, so there is "
                 f"no average of it; give all of them the same{otherwise}."
             )
+
+
+def checkpoint_names(checkpoints: Sequence[Params], names: Sequence[str] | None) -> list[str]:
+    """What checkpoints are called: as given, by their files, or by number; no two alike."""
+    if names is not None:
+        check_list("names", names, "texts")
+        if len(names) != len(checkpoints):
+            raise ArgumentError(
+                f"`names` must be one a checkpoint; got {len(names)} for {len(checkpoints)}."
+            )
+    labels: list[str] = []
+    for position, point in enumerate(checkpoints, 1):
+        own = point.path.name if isinstance(point, Checkpoint) else f"checkpoint {position}"
+        name = own if names is None else str(names[position - 1])
+        while name in labels:
+            name = f"{name} ({position})"
+        labels.append(name)
+    return labels

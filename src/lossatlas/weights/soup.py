@@ -1,6 +1,6 @@
 """Soups: the plain average of checkpoints, beside the best single one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 
 from torch import Tensor
@@ -10,7 +10,9 @@ from lossatlas.errors import ArgumentError
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate, quantity, result
+from lossatlas.text import count, listed
 from lossatlas.weights.merge import MODEL_SOUPS
+from lossatlas.weights.network_checks import checkpoint_names
 from lossatlas.weights.network_result import NetworkResult, complete
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import (
@@ -20,6 +22,9 @@ from lossatlas.weights.statistics import (
     whole_networks,
 )
 from lossatlas.weights.verdicts import difference_text, is_same, reasoned, verdict
+
+# Members that a sentence names.
+_SHOWN = 6
 
 
 @result("soup", references=(MODEL_SOUPS,))
@@ -33,6 +38,8 @@ class Soup(NetworkResult):
         against: "best single" and "all" -> difference of losses with the paired error.
         notes: which running statistics were used.
         tied: second names of tied parameters -> the name in `params`.
+        names: what each checkpoint is called, those that were left out too.
+        best_single: number, from 1, of the checkpoint with the lowest loss.
     """
 
     params: Mapping[str, Tensor]
@@ -41,6 +48,8 @@ class Soup(NetworkResult):
     against: Mapping[str, Estimate]
     notes: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    best_single: int = 0
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The loss and the paired differences.
@@ -62,15 +71,29 @@ class Soup(NetworkResult):
             One sentence, and which running statistics were used.
         """
         gap = self.against["best single"]
+        best = f", {self._called(self.best_single)}" if self.best_single else ""
         return (
-            f"The loss of the mean of {len(self.kept)} checkpoints "
-            f"({', '.join(map(str, self.kept))}) is {verdict(gap)} the best single one"
+            f"The loss of the mean of {count(len(self.kept), 'checkpoint')} "
+            f"({self._members()}) is {verdict(gap)} the best single one{best}"
             f"{difference_text(gap)}.",
             *self.notes,
         )
 
+    def _members(self) -> str:
+        shown = [self._called(k) for k in self.kept[:_SHOWN]]
+        others = len(self.kept) - len(shown)
+        return listed([*shown, *([count(others, "other")] if others else [])])
 
-def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> Soup:
+    def _called(self, number: int) -> str:
+        return self.names[number - 1] if self.names else str(number)
+
+
+def soup(
+    objective: Objective,
+    *checkpoints: Params,
+    greedy: bool = False,
+    names: Sequence[str] | None = None,
+) -> Soup:
     """Average checkpoints of one model.
 
     Args:
@@ -79,12 +102,14 @@ def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> So
         greedy: take checkpoints in the order of their losses, and keep one only if the loss of
             the average does not rise; False averages all. A greedy soup is chosen on the data
             it is measured on: its loss is a little too good.
+        names: what each is called; by default the name of its file, or "checkpoint 1" and so
+            on.
 
     Returns:
         The average, with differences to the best checkpoint and to the mean of all.
 
     Raises:
-        ArgumentError: fewer than two checkpoints.
+        ArgumentError: fewer than two checkpoints, or `names` are not one a checkpoint.
         NonFiniteError: a checkpoint is not finite.
         StructureError: names or shapes differ.
 
@@ -106,6 +131,7 @@ def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> So
             f"`checkpoints` must be two or more; got {len(checkpoints)}; pass "
             "soup(objective, a, b)."
         )
+    labels = checkpoint_names(checkpoints, names)
     named = {f"checkpoint {k}": point for k, point in enumerate(checkpoints, 1)}
     states = [*whole_networks(objective, named).values()]
     judged = PairedLosses(objective)
@@ -132,4 +158,6 @@ def soup(objective: Objective, *checkpoints: Params, greedy: bool = False) -> So
         },
         notes=(*notes, *loss_anew(objective, mean, "the loss of the mean")),
         tied=tied,
+        names=tuple(labels),
+        best_single=order[0] + 1,
     )

@@ -12,9 +12,11 @@ from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.modes import Mode, norm_layers
 from lossatlas.objective.point import State, tracks_statistics
-from lossatlas.text import with_error
+from lossatlas.text import as_sentence, with_error
 from lossatlas.weights.network_checks import check_finite, check_whole_numbers
 from lossatlas.weights.paired import blend
+
+NOT_ANEW = "running statistics cannot be estimated from batches like these"
 
 
 def whole_networks(objective: Objective, given: Mapping[str, Params]) -> dict[str, State]:
@@ -109,17 +111,32 @@ def _notes_on_buffers(states: Sequence[State], made: str) -> tuple[str, ...]:
     return ()
 
 
+def statistics_between(objective: Objective, states: Sequence[State]) -> str:
+    """The running statistics that points between networks ran with; empty where they fit."""
+    if objective.mode != "eval" or not tracks_statistics(objective.model):
+        return ""
+    if set(statistics_names(objective)) & states[0].buffers.keys():
+        return "interpolated running statistics"
+    return "the running statistics of the model"
+
+
+def why_not_anew(objective: Objective) -> str:
+    """Why running statistics cannot be measured anew; empty where they can."""
+    # Shards in passes of their own have no statistics together.
+    shared = objective.shared
+    is_apart = shared is not None and shared.collective
+    return "the model is sharded over processes" if is_apart else ""
+
+
 def loss_anew(objective: Objective, params: Params, what: str) -> tuple[str, ...]:
     """The loss of a network with running statistics that fit it, in a sentence."""
-    shared = objective.shared
-    # Shards in passes of their own have no statistics together.
-    can_tell = shared is None or not shared.collective
-    if objective.mode != "eval" or not tracks_statistics(objective.model) or not can_tell:
+    is_fitting = objective.mode != "eval" or not tracks_statistics(objective.model)
+    if is_fitting or why_not_anew(objective):
         return ()
     try:
         value = loss_text(objective, "recalibrated", params)
     except AtlasError:
-        return ("Running statistics cannot be estimated from batches like these.",)
+        return (as_sentence(NOT_ANEW),)
     return (f"With statistics estimated anew from the data {what} is {value}.",)
 
 

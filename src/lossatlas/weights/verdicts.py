@@ -70,8 +70,8 @@ def recommendation(made: str, loss: Estimate, others: Mapping[str, Estimate]) ->
         return f"Use {made} or {other}: equal up to rounding error (loss {number_text(loss)})."
     if relation == "indistinguishable from that of":
         return (
-            f"Use {made} or {other}: indistinguishable (loss {number_text(loss)}, paired "
-            f"difference {size})."
+            f"Use {made} or {other}: indistinguishable (loss {number_text(loss)}, "
+            f"{_distance(gap, f' than that of {other}')})."
         )
     return f"{made[:1].upper()}{made[1:]} has a loss of {number_text(loss)}, without an error."
 
@@ -97,9 +97,13 @@ def verdict(estimate: Estimate) -> str:
     return "above that of" if low > 0 else "indistinguishable from that of"
 
 
-# The verdict says which is lower; the sign would only repeat it.
-def _size(estimate: Estimate) -> Estimate:
-    return negated(estimate) if estimate.value < 0 else estimate
+def _distance(gap: Estimate, than: str = "") -> str:
+    """A difference in words, so that no reader has to know which loss is subtracted."""
+    if not abs(gap.value) > 0:
+        return f"difference {number_text(gap)}"
+    if gap.value < 0:
+        return f"lower{than} by {number_text(negated(gap))}"
+    return f"higher{than} by {number_text(gap)}"
 
 
 def compared_with(
@@ -116,8 +120,7 @@ def compared_with(
     plain, parts = {"below that of", "equal to that of"}, []
     for which, said in verdicts.items():
         names = [
-            called(other)
-            + (f" (difference {number_text(_size(difference))})" if which not in plain else "")
+            called(other) + (f" ({_distance(difference)})" if which not in plain else "")
             for other, difference in against.items()
             if verdict(difference) == which
         ]
