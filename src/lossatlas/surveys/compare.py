@@ -106,9 +106,8 @@ def compare(
         resume=ledgers[-1],
         **options,
     )
-    path = connect(
-        objective, first, second, points=max(points, 3), seed=seed, resume=ledgers[-2]
-    )
+    on_line: dict[str, Any] = {"points": max(points, 3), "seed": seed, "resume": ledgers[-2]}
+    path = connect(objective, first, second, **on_line)
     around = random_plane(objective, origin=first, seed=seed)
     chosen = suggest_span(objective, around).span if isinstance(span, str) else span
     common: dict[str, Any] = {"span": chosen, "points": points, "progress": progress} | options

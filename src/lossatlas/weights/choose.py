@@ -384,10 +384,7 @@ def choose(
     check_flag("sharpness", sharpness)
     if localization is not None:
         check_positive("localization", localization)
-    if not checkpoints:
-        raise StructureError(
-            "`checkpoints` must hold at least one; pass choose(objective, a, b)."
-        )
+    _check_any(checkpoints)
     labels = checkpoint_names(checkpoints, names)
     states = whole_networks(objective, dict(zip(labels, checkpoints, strict=True)))
     points = [state.whole for state in states.values()]
@@ -488,6 +485,13 @@ def _or_reason(measure: Callable[[], Estimate]) -> Estimate:
         return measure()
     except AtlasError as error:
         return Estimate(math.nan, why_no_error=str(error))
+
+
+def _check_any(checkpoints: Sequence[Params]) -> None:
+    if not checkpoints:
+        raise StructureError(
+            "`checkpoints` must hold at least one; pass choose(objective, a, b)."
+        )
 
 
 def _check_some_finite(losses: Sequence[Estimate]) -> None:

@@ -156,8 +156,7 @@ def connect(
             survey.measure(t)
         survey.refine(_REFINEMENTS)
         connection = survey.result(seed)
-        used = "" if repair else statistics_between(objective, states)
-        anew = survey.anew(used, connection, seed)
+        anew = survey.anew(statistics_between(objective, states), connection, seed)
     notes = statistics_notes(objective, states, "networks between them", anew=bool(repair))
     return replace(connection, notes=notes, anew=anew)
 
@@ -294,7 +293,7 @@ class _Survey:
 
     def anew(self, used: str, connection: Connection, seed: int) -> Recalibration | None:
         """The excess with statistics that fit each point, where those used may not."""
-        if not used or not connection.barrier.value > 0:
+        if self._repair or not used or not connection.barrier.value > 0:
             return None
         why = why_not_anew(self._objective)
         if why:
