@@ -95,6 +95,44 @@ def test_of_tokens_it_is_the_entropy_of_their_shares():
     assert (level.constant, level.is_guessed) == (pytest.approx(entropy, rel=1e-4), False)
 
 
+@pytest.mark.parametrize("is_last", [True, False], ids=["classes last", "classes first"])
+def test_classes_of_tokens_are_found_on_either_axis(is_last):
+    tokens = torch.randint(0, 5, (40, 7), generator=torch.Generator().manual_seed(0)).clamp(
+        max=2
+    )
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 3)
+
+        def forward(self, x):
+            return self.table(x) if is_last else self.table(x).mT
+
+    def loss(model, batch):
+        outputs = model(batch[0])
+        outputs = outputs.mT if is_last else outputs
+        return F.cross_entropy(outputs, batch[1], reduction="none").mean(1)
+
+    model = Tokens()
+    # The second batch has shorter rows.
+    batches = [(tokens[:20], tokens[:20]), (tokens[20:, :6], tokens[20:, :6])]
+    level = chance_level(la.Objective(model, loss, batches))
+    shares = torch.stack(
+        [
+            torch.bincount(targets.flatten(), minlength=3).double() / targets.numel()
+            for _, targets in batches
+        ]
+    ).mean(0)
+    entropy = float(-(shares * shares.log()).sum())
+    assert (level.constant, level.is_guessed) == (pytest.approx(entropy, rel=1e-3), False)
+    with torch.no_grad():
+        model.table.weight.copy_(shares.log().float().expand(5, 3))
+    assert chance_level(la.Objective(model, loss, batches)).loss == pytest.approx(
+        entropy, rel=1e-3
+    )
+
+
 def test_a_constant_is_not_fitted_to_few_examples_of_many_classes():
     level = chance_level(made(F.cross_entropy, 20, torch.arange(50) % 20))
     assert (level.constant, level.is_guessed) == (pytest.approx(math.log(20), rel=1e-5), True)

@@ -209,3 +209,26 @@ def test_walks_of_a_loader_leave_the_random_states():
     la.survey(objective, points=3, span=0.5, instruments="all", lr=0.1)
     la.spectrum(objective, top=1, bottom=0, density=False, curvature="fisher", by="class")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train", "recalibrated"])
+def test_a_loss_that_takes_derivatives_is_served_in_every_mode(mode):
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+
+    def penalized(model, batch):
+        x = batch[0].clone().requires_grad_()
+        loss = F.cross_entropy(model(x), batch[1])
+        (gradient,) = torch.autograd.grad(loss, [x], create_graph=True)
+        return loss + gradient.square().sum()
+
+    value = la.Objective(model, penalized, [(X, Y)], mode=mode).value()
+    if mode == "train":
+        model.train()
+    elif mode == "recalibrated":
+        model[1].momentum = None
+        model[1].reset_running_stats()
+        model.train()(X)
+        model.eval()
+    else:
+        model.eval()
+    assert value == pytest.approx(float(penalized(model, (X, Y)).detach()), rel=1e-5)

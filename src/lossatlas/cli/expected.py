@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from lossatlas.cli.output import Output
-from lossatlas.cli.processes import count
+from lossatlas.cli.processes import process_count
 from lossatlas.curvature import chosen, spectrum_memory
 from lossatlas.curvature.costs import instrument_evaluations
 from lossatlas.landscape.engines import Metric
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Seconds from which a survey announces its duration.
 _LONG = 30.0
 # Points that a refined map computes at least, for one to three directions.
-_FEWEST = {1: 50, 2: 60, 3: 125}
+_MIN_POINTS = {1: 50, 2: 60, 3: 125}
 # Seconds of timing. A machine that others use stops a process for a tenth of a second at a
 # time: one evaluation of a few milliseconds says little.
 _TIMED = 1.0
@@ -37,7 +37,7 @@ def announce(
     output: Output,
 ) -> None:
     """Print engine, memory and, where it is long, the duration of a survey."""
-    if output.quiet or count() > 1:
+    if output.quiet or process_count() > 1:
         return
     plan = plan_map(
         objective,
@@ -90,4 +90,4 @@ def timed_evaluation(objective: Objective, short: float = 0.0) -> tuple[float, f
 
 def map_evaluations(points: int, dimension: int, *, adaptive: bool) -> tuple[float, float]:
     """How many evaluations a map takes, at least and at most."""
-    return (min(_FEWEST[dimension], points) if adaptive else points), points
+    return (min(_MIN_POINTS[dimension], points) if adaptive else points), points

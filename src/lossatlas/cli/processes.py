@@ -10,29 +10,29 @@ from lossatlas.errors import ArgumentError
 _MINUTES = 10
 
 
-def count() -> int:
+def process_count() -> int:
     """How many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
-    return count() == 1 or int(os.environ["RANK"]) == 0
+    return process_count() == 1 or int(os.environ["RANK"]) == 0
 
 
 def check_alone(command: str) -> None:
     """Refuse several processes that would all do the same and write the same files."""
-    if count() > 1:
+    if process_count() > 1:
         raise ArgumentError(
-            f"`{command}` runs in one process, and torchrun started {count()}; only `survey` "
-            "shares its data between processes."
+            f"`{command}` runs in one process, and torchrun started {process_count()}; only "
+            "`survey` shares its data between processes."
         )
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """The group of all processes that torchrun started, while the block runs."""
-    if count() == 1:
+    if process_count() == 1:
         yield
         return
     from datetime import timedelta

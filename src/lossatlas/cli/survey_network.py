@@ -56,7 +56,7 @@ def _with_origin(settings: "SurveySettings", subject: Subject, result: Survey) -
     steps = settings.train.steps if settings.model else settings.train.steps != 0
     origin: dict[str, Any] = {} if trained or steps else {"untrained": True}
     origin |= chance_of(subject)
-    if not trained:
+    if steps and not trained:
         origin["train"] = settings.train.model_dump(mode="json")
     record = result.provenance
     return replace(result, provenance=replace(record, settings={**record.settings, **origin}))

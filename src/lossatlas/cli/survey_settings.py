@@ -66,8 +66,8 @@ _SPAN = (
 )
 _KIND_OF_PLANE = (
     "Where to look: random directions; checkpoints = the plane of the training path; eigen = "
-    "the two sharpest directions. By default checkpoints where there are three or more, "
-    "otherwise random."
+    "the two sharpest directions. By default checkpoints where there are enough (three for a "
+    "plane), otherwise random."
 )
 _SEEDS = f"{SEED} Try three before you trust one plane."
 _STEPS = f"Updates. By default {DEMO_STEPS} where neither model nor weights are given."

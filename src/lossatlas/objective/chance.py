@@ -27,7 +27,7 @@ NEAR_CHANCE = 0.02
 _MAX_ELEMENTS = 5_000_000
 # Fewer predictions per class than this fit a constant to the examples, not to their kind.
 _MIN_PREDICTIONS = 10
-# A constant that is perfect tells nothing: all targets are alike, or there are none.
+# A constant with zero loss is uninformative: all targets are equal.
 _PERFECT = 1e-6
 # What a fitted constant and a loss may differ by and still be one number.
 _ROUNDING = 1e-6
@@ -66,7 +66,7 @@ class ChanceLevel:
 
     @property
     def is_at_chance(self) -> bool:
-        """Whether the loss is not below that of the constant prediction."""
+        """Whether the loss is not below the constant's (by 2 % if guessed), or not finite."""
         if not math.isfinite(self.loss):
             return True
         # Losses of one network vary little over examples as long as it says the same of all:
@@ -147,19 +147,18 @@ class _Output:
         return cls(batch, like, type(output) if is_mapping else None)
 
     @property
-    def class_axis(self) -> int:
-        if self.like.ndim < 2:
-            return 0
-        # As transformers and torch order them.
-        return 1 if self.container is None else self.like.ndim - 1
+    def class_axes(self) -> tuple[int, ...]:
+        """Axes that may be those of classes or channels."""
+        last = self.like.ndim - 1
+        if last < 2:
+            return (last,)
+        # Losses of torch take axis 1, models of transformers and many others the last one.
+        return (last,) if self.container is not None else (1, last)
 
-    @property
-    def width(self) -> int:
-        return self.like.shape[self.class_axis] if self.like.ndim > 1 else 1
-
-    def filled(self, constant: Tensor) -> Any:
+    def filled(self, constant: Tensor, axis: int) -> Any:
+        """Such an output, equal to the constant along the axis."""
         shape = [1] * self.like.ndim
-        shape[self.class_axis] = -1
+        shape[axis] = -1
         outputs = constant.reshape(shape).expand(self.like.shape)
         return outputs if self.container is None else self.container(logits=outputs)
 
@@ -187,26 +186,38 @@ def _recorded(objective: Objective) -> list[_Output]:
 
 
 def _fitted(objective: Objective) -> _Constants:
-    def mean(constant: Tensor) -> Tensor:
-        totals = [_total(objective, output, constant) for output in outputs]
-        return torch.stack([each.sum for each in totals]).sum() / sum(t.weight for t in totals)
-
     with objective.session():
         with torch.no_grad():
             outputs = objective.with_params(None, lambda: _recorded(objective))
-        first = outputs[0]
-        zeros = first.like.new_zeros(first.width)
-        zero = float(mean(zeros))
-        predictions = sum(each.like.numel() for each in outputs) / first.width
-        few = predictions < _MIN_PREDICTIONS * first.width
-        # Outputs of a softmax are those of classes: a common shift changes nothing.
-        if few and math.isclose(float(mean(zeros + 1)), zero, rel_tol=1e-5):
-            return _Constants(zero, zero, is_guessed=True)
-        return _Constants(_minimum(mean, zeros), zero)
+        fits = [
+            _fitted_along(axis, objective, outputs)
+            for axis in outputs[0].class_axes
+            if len({each.like.shape[axis : axis + 1] for each in outputs}) == 1
+        ]
+        best = min(fits, key=lambda constants: constants.best)
+        guesses = [constants for constants in fits if constants.is_guessed]
+        close = [c for c in guesses if math.isclose(c.best, best.best, rel_tol=1e-5)]
+        return close[0] if close else best
 
 
-def _total(objective: Objective, output: _Output, constant: Tensor) -> Total:
-    filled, batch = output.filled(constant), output.batch
+def _fitted_along(axis: int, objective: Objective, outputs: list[_Output]) -> _Constants:
+    def mean(constant: Tensor) -> Tensor:
+        totals = [_total(objective, output, constant, axis) for output in outputs]
+        return torch.stack([each.sum for each in totals]).sum() / sum(t.weight for t in totals)
+
+    like = outputs[0].like
+    zeros = like.new_zeros(like.shape[axis] if like.ndim > 1 else 1)
+    zero = float(mean(zeros))
+    predictions = sum(each.like.numel() for each in outputs) / len(zeros)
+    is_few = predictions < _MIN_PREDICTIONS * len(zeros)
+    # Outputs of a softmax are those of classes: a common shift changes nothing.
+    if is_few and math.isclose(float(mean(zeros + 1)), zero, rel_tol=1e-5):
+        return _Constants(zero, zero, is_guessed=True)
+    return _Constants(_minimum(mean, zeros), zero)
+
+
+def _total(objective: Objective, output: _Output, constant: Tensor, axis: int) -> Total:
+    filled, batch = output.filled(constant, axis), output.batch
     losses = objective.loss(lambda *_, **__: filled, objective.handed(batch))  # type: ignore[arg-type]
     return total_of(check_loss(losses, batch), objective.size_of(batch))
 

@@ -28,9 +28,10 @@ def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
     """Walk the data once, with a watch on the model."""
     try:
         return _watched(objective, walk)
-    except AtlasError:
-        raise
     except Exception as error:
+        if isinstance(error, AtlasError) and error.__cause__ is None:
+            # Said by this library, of the loss as it is.
+            raise
         if objective.collective_ranks is not None:
             # The others wait in the pass that failed here.
             raise

@@ -592,7 +592,9 @@ class Objective:
         """Estimate running statistics anew at the weights swapped in, where the mode asks."""
         if self.mode == "recalibrated":
             local = self.local
-            with torch.no_grad(), preserved_state(self.holders(), self.volatile):
+            # A loss that takes derivatives takes them in this walk, too.
+            needs = torch.set_grad_enabled(self.needs_gradients)
+            with needs, preserved_state(self.holders(), self.volatile):
                 recalibrate(self.model, local._walk, local.statistics_ranks)
 
     @property

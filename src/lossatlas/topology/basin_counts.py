@@ -7,7 +7,7 @@ import numpy as np
 from lossatlas.text import as_sentence, count, number
 from lossatlas.topology.field import Bools, Ints
 
-_MOST_NAMED = 12
+_MAX_NAMED = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +105,8 @@ class BasinCounts:
         if self.is_within_error:
             return (
                 f"The losses on this map range over {number(self.extent, 2)}, less than their "
-                f"95 % bound of {bound}: only the lowest basin, which every map has, is "
-                "certain."
+                f"95 % bound of {bound}: only {self._lowest}, which every map has, "
+                f"{'is' if self.pieces < 2 else 'are'} certain."
             )
         if self.total == 1:
             way = "from every point of the map descent leads to"
@@ -119,6 +119,10 @@ class BasinCounts:
             why = f"which of them have certain basins is unknown: {self.why_unknown}"
             return as_sentence(f"{minima}; {why}")
         return self._with_edge() if self.edge.size else self._inside(f"95 % bound of {bound}")
+
+    @property
+    def _lowest(self) -> str:
+        return "the lowest basin" if self.pieces < 2 else "the lowest basin of each piece"
 
     def _inside(self, bound: str) -> str:
         if not self.unsure:
@@ -146,6 +150,8 @@ class BasinCounts:
 
     def answer(self) -> tuple[str, str]:
         """Whether the map is one basin, in a few words; "sure" where that is certain."""
+        if self.is_within_error and self.total > 1:
+            return "not known: the map is within its error", ""
         mark, edge = "" if self.why_unknown else "sure", self.edge
         if self.total == 1:
             on_edge = bool(self.on_edge.any()) and not self.is_within_error
@@ -184,8 +190,8 @@ class BasinCounts:
 
 def edge_words(minima: Ints) -> str:
     """Which minima lie on the edge of a map, as in "minimum 1 lies on its edge"."""
-    names = ", ".join(map(str, minima.tolist()[:_MOST_NAMED]))
+    names = ", ".join(map(str, minima.tolist()[:_MAX_NAMED]))
     if minima.size == 1:
         return f"minimum {names} lies on its edge"
-    more = ", ..." if minima.size > _MOST_NAMED else ""
+    more = ", ..." if minima.size > _MAX_NAMED else ""
     return f"minima {names}{more} lie on its edge"
