@@ -19,7 +19,7 @@ from lossatlas.training.checkpoints import save_weights
 from lossatlas.training.datasets import load_dataset
 from lossatlas.training.models import normalization_of
 from lossatlas.weights.adapters import is_adapter, with_adapter
-from lossatlas.weights.network_result import complete, state_dict_of
+from lossatlas.weights.network_result import complete_state, state_dict_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,8 @@ class Checkpoints:
 
     def write(self, params: Params, file: Path) -> Path:
         """Write a network with all buffers; running statistics that fit it."""
-        return self.save(state_dict_of(*complete(self.objective, params, self.states[0])), file)
+        state = state_dict_of(*complete_state(self.objective, params, self.states[0]))
+        return self.save(state, file)
 
     def save(self, state: Params, file: Path) -> Path:
         """Write all of a state dict, which the model holds from then on."""

@@ -42,11 +42,9 @@ def split_state(
         check_same_structure(params=point, objective=own)
         check_precision(point, own)
         return State(on_devices_of(model, point))
-    every: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    place = {id(value): name for name, value in model.named_parameters()}
-    alias = {name: place[id(value)] for name, value in every.items()}
-    every |= dict(model.named_buffers(remove_duplicate=False))
-    named = {alias.get(name, name): value for name, value in point.items()}
+    every = _every_tensor(model)
+    first = first_names(model)
+    named = {first.get(name, name): value for name, value in point.items()}
     _check_known(named, every)
     params = {name: named[name] for name in own if name in named}
     check_same_structure(params=params, objective=own)
@@ -61,6 +59,19 @@ def split_state(
         if name in keep or not _spare(name, value, every[name]):
             buffers[name] = value
     return State(on_devices_of(model, params), on_devices_of(model, buffers))
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    every = _every_tensor(model).items()
+    return {name: first.setdefault(id(value), name) for name, value in every}
+
+
+def _every_tensor(model: nn.Module) -> dict[str, Tensor]:
+    # Of the base class: TorchRL's modules take no such argument.
+    every: dict[str, Tensor] = dict(nn.Module.named_parameters(model, remove_duplicate=False))
+    return every | dict(nn.Module.named_buffers(model, remove_duplicate=False))
 
 
 class _Moved(Mapping[str, Tensor]):
@@ -102,10 +113,7 @@ def on_devices_of(model: nn.Module, point: Params) -> Params:
     """A point where parameters and buffers of a model are; itself where it is there already."""
     if not point:
         return point
-    # Of the base class: TorchRL's modules take no such argument.
-    own: dict[str, Tensor] = dict(nn.Module.named_parameters(model, remove_duplicate=False))
-    own |= dict(nn.Module.named_buffers(model, remove_duplicate=False))
-    return placed_as(point, own | dict(model.named_parameters()))
+    return placed_as(point, _every_tensor(model) | dict(model.named_parameters()))
 
 
 def check_precision(point: Params, own: Params) -> None:

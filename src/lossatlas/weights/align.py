@@ -25,7 +25,7 @@ from lossatlas.rng import generator
 from lossatlas.weights.activations import norm_statistics
 from lossatlas.weights.matching import Candidate, Matcher, distance
 from lossatlas.weights.network_checks import check_finite
-from lossatlas.weights.network_result import NetworkResult, complete
+from lossatlas.weights.network_result import NetworkResult, complete_state
 from lossatlas.weights.paired import PairedLosses, halfway
 from lossatlas.weights.symmetries import Element, Move
 
@@ -63,7 +63,7 @@ class Alignment(NetworkResult):
         tried: way -> that number for every candidate.
         distance: Euclidean distance of the weights, before and after.
         error: largest change of a loss of the aligned network, in units of the largest loss.
-        tied: second names of tied parameters -> the name in `params`.
+        tied: second names of tied tensors -> the name in `params`.
     """
 
     params: Mapping[str, Tensor]
@@ -211,7 +211,7 @@ def align(
         )
         race.enter(REFINED, better)
     alignment = race.result(given.keys())
-    whole, tied = complete(objective, alignment.params, given)
+    whole, tied = complete_state(objective, alignment.params, given)
     return replace(alignment, params=whole, tied=tied)
 
 

@@ -19,7 +19,7 @@ from lossatlas.text import count
 from lossatlas.weights.align import GIT_REBASIN, Midpoint, before_and_after, with_statistics
 from lossatlas.weights.matching import Candidate, Matcher, distance
 from lossatlas.weights.network_checks import check_finite
-from lossatlas.weights.network_result import complete, state_dict_of
+from lossatlas.weights.network_result import complete_state, state_dict_of
 from lossatlas.weights.paired import PairedLosses, blend
 
 _ROUNDS = 50
@@ -36,7 +36,7 @@ class JointAlignment(Result):
         distance: root mean square distance to their mean, before and after.
         error: largest change of a loss of a network, in units of its largest loss.
         rounds: how often all networks were gone through.
-        tied: second names of tied parameters -> the name in each of `params`.
+        tied: second names of tied tensors -> the name in each of `params`.
     """
 
     params: tuple[Mapping[str, Tensor], ...]
@@ -142,7 +142,7 @@ def align_many(
     aligned = [{name: value.clone() for name, value in point.items()} for point in aligned]
     named = zip(aligned, networks, strict=True)
     whole = [
-        complete(objective, matcher.with_tied(params, given.keys()), given)
+        complete_state(objective, matcher.with_tied(params, given.keys()), given)
         for params, given in named
     ]
     return JointAlignment(

@@ -22,7 +22,7 @@ from lossatlas.objective.point import State
 from lossatlas.result import Estimate, Figure, Reference, quantity, result
 from lossatlas.weights.example_gradients import squared_gradients
 from lossatlas.weights.methods import METHODS, Change, Inputs, changed, options_of
-from lossatlas.weights.network_result import NetworkResult, complete
+from lossatlas.weights.network_result import NetworkResult, complete_state
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import (
     loss_anew,
@@ -79,7 +79,7 @@ class Merge(NetworkResult):
         conflicts: one entry a tensor that some expert changed.
         coefficients: share of each expert, where the method has one for each.
         notes: what a reader should know, which running statistics were used among it.
-        tied: second names of tied parameters -> the name in `params`.
+        tied: second names of tied tensors -> the name in `params`.
     """
 
     params: Mapping[str, Tensor]
@@ -206,7 +206,7 @@ def merge(
     sums = judged.sums(made.params)
     others = {"average": job.made("average", {}).params, **job.networks}
     against = {name: judged.difference(sums, judged.sums(p)) for name, p in others.items()}
-    params, tied = complete(job.judge, made.params, base)
+    params, tied = complete_state(job.judge, made.params, base)
     return Merge(
         params=params,
         method=described(method, options),
@@ -425,10 +425,11 @@ def _coefficients(name: str, options: Mapping[str, Any], count: int) -> tuple[fl
 
 
 def shares_of(change: Params, deltas: Sequence[Params]) -> tuple[float, ...]:
-    """Shares c of the experts that minimize |change - sum_i c_i delta_i| over all entries."""
+    """Shares c >= 0 of experts, at most 1 in all, with least |change - sum_i c_i delta_i|."""
     # To first order in the changes, statistics are linear in the weights: the shares that give
-    # the weights give the statistics.
-    count = len(deltas)
+    # the weights give the statistics. With the rest to the base they are interpolated: of
+    # nearly equal experts, unbounded least squares take large multiples of either sign.
+    count, entries = len(deltas), sum(value.numel() for value in change.values())
     products = sum(
         (
             _inner_products([*(delta[name] for delta in deltas), change[name]])
@@ -436,11 +437,31 @@ def shares_of(change: Params, deltas: Sequence[Params]) -> tuple[float, ...]:
         ),
         np.zeros((count + 1, count + 1)),
     )
-    gram, pull = products[:count, :count], products[:count, count]
-    if not gram.any():
+    # Of the differences between the merged network and each expert, and last the base.
+    differences = -np.eye(count + 1)
+    differences[:, count] = 1
+    gram = differences @ products @ differences.T
+    scale = float(gram.trace())
+    if scale <= 0:
         return (1 / count,) * count
-    # Experts that changed alike get the same share.
-    return tuple((np.linalg.pinv(gram, rcond=1e-10, hermitian=True) @ pull).tolist())
+    shares = _nearest_mixture(gram / scale)
+    residual = float(shares @ gram @ shares) / scale
+    # Ridge regression toward equal shares: the residual is the noise of each entry, prior
+    # deviations have variance 1 / count. The minimum is for experts that changed alike.
+    penalty = max(count * residual / entries, 1e-9)
+    spread = np.zeros_like(gram)
+    spread[:count, :count] = np.eye(count) - 1 / count
+    return tuple(_nearest_mixture(gram / scale + penalty * spread)[:count].tolist())
+
+
+def _nearest_mixture(gram: Array) -> Array:
+    """Shares c >= 0 with sum 1 and the least c^T gram c."""
+    # Minimizers of |B x|^2 + (1 - sum x)^2 over x >= 0 are multiples of those shares.
+    values, vectors = np.linalg.eigh(gram)
+    root = np.sqrt(values.clip(0))[:, None] * vectors.T
+    rows = np.vstack([root, np.ones(len(gram))])
+    shares = scipy.optimize.nnls(rows, np.append(np.zeros(len(gram)), 1.0))[0]
+    return np.asarray(shares / shares.sum(), np.float64)
 
 
 def _inner_products(tensors: Sequence[Tensor]) -> Array:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
+from lossatlas.objective.point import first_names
 from lossatlas.result import Result
 from lossatlas.weights.statistics import running_statistics, statistics_names
 
@@ -31,7 +32,7 @@ def state_dict_of(params: Params, tied: Mapping[str, str]) -> dict[str, Tensor]:
     return {**params, **{name: params[first_name].clone() for name, first_name in tied.items()}}
 
 
-def complete(
+def complete_state(
     objective: Objective, made: Params, given: Params
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A network that was made, with all that a state dict of it holds.
@@ -41,19 +42,17 @@ def complete(
     a network it was made from, `given`, or a buffer of the model.
 
     Returns:
-        The network, and names of tied parameters -> the name that it holds them by.
+        The network, and further names of tied tensors -> the name that it holds them by.
     """
     model = objective.model
-    first = {id(value): name for name, value in model.named_parameters()}
-    every = dict(model.named_parameters(remove_duplicate=False))
-    first_names = {name: first[id(value)] for name, value in every.items()}
-    spare = {name: value for name, value in model.named_buffers() if not value.is_meta}
-    spare |= {first_names.get(name, name): value for name, value in given.items()}
+    first = first_names(model)
+    fallbacks = {name: value for name, value in model.named_buffers() if not value.is_meta}
+    fallbacks |= {first.get(name, name): value for name, value in given.items()}
     whole, tied = dict(made), dict[str, str]()
     for name in model.state_dict():
-        first_name = first_names.get(name, name)
-        if first_name not in whole and first_name in spare:
-            whole[first_name] = spare[first_name].detach().clone()
+        first_name = first.get(name, name)
+        if first_name not in whole and first_name in fallbacks:
+            whole[first_name] = fallbacks[first_name].detach().clone()
         if first_name != name and first_name in whole:
             tied[name] = first_name
     is_lacking = objective.mode == "train" and set(statistics_names(objective)) - made.keys()

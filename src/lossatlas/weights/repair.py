@@ -18,7 +18,7 @@ from lossatlas.objective.modes import norm_layers
 from lossatlas.result import Estimate, Reference, quantity, result
 from lossatlas.text import count
 from lossatlas.weights.network_checks import check_finite
-from lossatlas.weights.network_result import NetworkResult, complete
+from lossatlas.weights.network_result import NetworkResult, complete_state
 from lossatlas.weights.statistics import running_statistics
 
 _REPAIR = Reference(
@@ -42,7 +42,7 @@ class Repair(NetworkResult):
         skipped: layer -> why it was left as it is.
         before: mean over corrected units of spread by wanted spread, as it was.
         after: the same afterwards.
-        tied: second names of tied parameters -> the name in `params`.
+        tied: second names of tied tensors -> the name in `params`.
     """
 
     params: Mapping[str, Tensor]
@@ -128,7 +128,7 @@ def repair(
         check_finite(name, point)
     points = [state.whole for state in states_of(objective, (params, first, second))]
     repaired = Repairer(objective, points[1], points[2]).repaired(points[0], share)
-    whole, tied = complete(objective, repaired.params, params)
+    whole, tied = complete_state(objective, repaired.params, params)
     return replace(repaired, params=whole, tied=tied)
 
 

@@ -13,7 +13,7 @@ from lossatlas.result import Estimate, quantity, result
 from lossatlas.text import count, listed
 from lossatlas.weights.merge import MODEL_SOUPS
 from lossatlas.weights.network_checks import checkpoint_names
-from lossatlas.weights.network_result import NetworkResult, complete
+from lossatlas.weights.network_result import NetworkResult, complete_state
 from lossatlas.weights.paired import PairedLosses
 from lossatlas.weights.statistics import (
     loss_anew,
@@ -37,7 +37,7 @@ class Soup(NetworkResult):
         loss: its loss on the data that chose it.
         against: "best single" and "all" -> difference of losses with the paired error.
         notes: which running statistics were used.
-        tied: second names of tied parameters -> the name in `params`.
+        tied: second names of tied tensors -> the name in `params`.
         names: what each checkpoint is called, those that were left out too.
         best_single: number, from 1, of the checkpoint with the lowest loss.
     """
@@ -146,7 +146,7 @@ def soup(
             if trial.sum() <= sums.sum():
                 members, sums = [*members, k], trial
     mean = mean_network([states[k] for k in members])
-    params, tied = complete(objective, mean, checkpoints[members[0]])
+    params, tied = complete_state(objective, mean, checkpoints[members[0]])
     notes = statistics_notes(objective, states, "their mean")
     return Soup(
         params=params,

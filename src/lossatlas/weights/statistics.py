@@ -11,7 +11,7 @@ from lossatlas.landscape.request import ESTIMATED_ANEW, NO_STATISTICS, OF_THE_BA
 from lossatlas.linalg.params import Params
 from lossatlas.objective import Objective
 from lossatlas.objective.modes import Mode, norm_layers
-from lossatlas.objective.point import State, tracks_statistics
+from lossatlas.objective.point import State, first_names, tracks_statistics
 from lossatlas.text import as_sentence, with_error
 from lossatlas.weights.network_checks import check_finite, check_whole_numbers
 from lossatlas.weights.paired import blend
@@ -50,8 +50,10 @@ def statistics_names(objective: Objective) -> list[str]:
     """Names of the running statistics, counters included, of layers that keep them."""
     layers = [m for m in norm_layers(objective.model) if m.track_running_stats]
     named = {name for name, module in objective.model.named_modules() if module in layers}
-    buffers = objective.model.named_buffers(remove_duplicate=False)
-    return [name for name, _ in buffers if name.rpartition(".")[0] in named]
+    first = first_names(objective.model)
+    own = (first[name] for name in first if name.rpartition(".")[0] in named)
+    buffers = dict(objective.model.named_buffers())
+    return [name for name in dict.fromkeys(own) if name in buffers]
 
 
 def running_statistics(objective: Objective, params: Params) -> dict[str, Tensor]:
