@@ -98,7 +98,7 @@ def test_every_number_has_an_error_or_a_reason():
         assert all(np.isfinite(e.error) or e.why_no_error for e in estimates)
         assert len({e.name for e in estimates}) == len(estimates)
         assert finding.results or finding.why_not
-    assert "one whole number an example" in found.findings["classes"].why_not
+    assert "one integer per example" in found.findings["classes"].why_not
     assert "two checkpoints" in found.findings["similarity"].why_not
     assert "the number of parameters" in found.findings["sample_size"].why_not
     assert "losses" in found.findings["gradient_conflict"].missing

@@ -59,7 +59,10 @@ _LR = (
     "Your learning rate: says whether it is beyond the edge of stability (adds the instrument "
     "stability)."
 )
-_MOMENTUM = "Momentum of SGD that --lr is judged with."
+_MOMENTUM = (
+    "Momentum of the SGD that --lr belongs to. By default --lr is judged for SGD without "
+    "momentum and for Adam."
+)
 _SPAN = (
     "How far to look, in direction lengths (1 = one filter norm) on each side, or auto: until "
     "the loss has risen clearly and all checkpoints are in view."
@@ -135,7 +138,7 @@ class SurveySettings(SubjectSettings):
         _SURVEY["instruments"], _INSTRUMENTS
     )
     lr: float | None = _measured(_SURVEY["lr"], _LR, **_positive)
-    momentum: float = _measured(_SURVEY["momentum"], _MOMENTUM, ge=0, lt=1)
+    momentum: float | None = _measured(_SURVEY["momentum"], _MOMENTUM, ge=0, lt=1)
     along: bool = option(False, _ALONG)
     film: Path | None = option(None, FILM)
     figures: Annotated[tuple[str, ...], LISTED] = option((), FIGURES)

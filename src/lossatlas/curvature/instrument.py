@@ -95,7 +95,7 @@ class Context:
         seed: of all random draws.
         lr: the learning rate to judge, or None.
         optimizer: the optimizer that leads on from here, or None.
-        momentum: of SGD, for `lr`.
+        momentum: of the SGD that `lr` belongs to; None where no optimizer was named.
         checkpoints: points of the training that led here, in order.
         findings: what was found before, by the name of the instrument.
 
@@ -114,7 +114,7 @@ class Context:
     optimizer: Optimizer | None = None
     checkpoints: Sequence[Params] = ()
     findings: Mapping[str, "InstrumentResult"] = field(default_factory=dict)
-    momentum: float = 0.0
+    momentum: float | None = None
 
     @cached_property
     def spectrum(self) -> "Spectrum":

@@ -122,7 +122,7 @@ def survey_stability(context: Context) -> Parts:
 
     parts: Parts = {}
     if lr is not None:
-        parts["descent"] = edge(lambda: plain_sgd(objective, lr, context.momentum))
+        parts["descent"] = edge(lambda: plain_sgd(objective, lr, context.momentum or 0.0))
         # Whoever states a momentum trains with SGD.
         is_sgd = context.momentum is not None
         if not is_sgd and (optimizer is None or not has_second_moments(optimizer)):

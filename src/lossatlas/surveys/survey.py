@@ -62,7 +62,7 @@ def survey(
     instruments: str | Sequence[str] = (),
     lr: float | None = None,
     optimizer: Optimizer | None = None,
-    momentum: float = 0.0,
+    momentum: float | None = None,
     title: str | None = None,
     seed: int = 0,
     adaptive: bool = True,
@@ -95,7 +95,8 @@ def survey(
             that cannot serve this objective leaves the reason in its finding.
         lr: a learning rate to compare with the curvature; adds the instrument "stability".
         optimizer: an optimizer of the model, with its state, for "stability".
-        momentum: of SGD, where `lr` is judged without an optimizer.
+        momentum: of the SGD that `lr` belongs to; by default `lr` is judged for SGD without
+            momentum and for Adam. `optimizer` names any other.
         title: title of the report; the model's class by default.
         seed: of the random directions.
         adaptive: compute only what cannot be interpolated.
@@ -172,10 +173,12 @@ def _whole(states: Sequence[State]) -> tuple[Params, ...]:
     return tuple(state.whole for state in states)
 
 
-def _asked(tools: Sequence[Instrument], lr: float | None, momentum: float) -> dict[str, Any]:
+def _asked(
+    tools: Sequence[Instrument], lr: float | None, momentum: float | None
+) -> dict[str, Any]:
     if not tools:
         return {}
-    steps = {} if lr is None else {"momentum": momentum}
+    steps = {} if lr is None or momentum is None else {"momentum": momentum}
     return {"instruments": [tool.name for tool in tools], "lr": lr, **steps}
 
 
@@ -225,9 +228,14 @@ def _check(
 
 
 def _tools(
-    instruments: str | Sequence[str], *, curvature: bool, lr: float | None, momentum: float
+    instruments: str | Sequence[str],
+    *,
+    curvature: bool,
+    lr: float | None,
+    momentum: float | None,
 ) -> tuple[Instrument, ...]:
-    check_momentum(momentum)
+    if momentum is not None:
+        check_momentum(momentum)
     tools = chosen(instruments, curvature=curvature)
     if lr is None:
         return tools
