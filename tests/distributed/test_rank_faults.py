@@ -117,7 +117,7 @@ def test_a_process_that_dies_in_a_pass_is_missed_by_those_who_wait_in_it(tmp_pat
     first, second = processes.run([faults.killed_in_a_pass], 2, tmp_path)
     told, waited = first["killed_in_a_pass"]
     assert second == {}
-    assert told.startswith("RankError: a process of the group is gone")
+    assert told.startswith("RankError: a process of the group ended")
     assert "rank 1 no longer runs" in told
     assert waited < processes.PATIENCE / 2
 
