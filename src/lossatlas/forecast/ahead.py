@@ -11,6 +11,7 @@ from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.laws.baselines import Baseline
 from lossatlas.forecast.logged_schedule import LoggedSchedule, logged_schedule
 from lossatlas.forecast.own_schedule import own_schedule
+from lossatlas.forecast.same_schedule import first_difference
 from lossatlas.forecast.simple import ahead as simple_ahead
 from lossatlas.forecast.unseen import one_schedule
 
@@ -55,7 +56,11 @@ def _rates_ahead(fit: "Fit", run: Curve) -> Floats | None:
         return None
     # A run longer than one that is over has another schedule.
     ends = plan.decay is not None and (not plan.has_ended or one_schedule(fit.curves))
-    return stretched(plan, plan.steps if ends else 2 * plan.steps)
+    rates = stretched(plan, plan.steps if ends else 2 * plan.steps)
+    assert run.lr is not None
+    follows = not first_difference(run, run.lr[: rates.size], rates[: run.lr.size])
+    # A rise in stages is no warm-up to a peak: the logged rates are kept.
+    return rates if follows else own_schedule(run).rates(rates.size)
 
 
 def stretched(plan: LoggedSchedule, steps: int) -> Floats:
@@ -87,9 +92,9 @@ def rounded(value: float) -> float:
     return next((each for each in texts if abs(each / value - 1) < 1e-3), value)
 
 
-def place_of(fit: "Fit", told: "Prediction") -> str:
+def place_of(fit: "Fit", prediction: "Prediction") -> str:
     """Of which run a forecast is, and over how many updates; a clause."""
-    run, last = longest(fit), int(told.step[-1])
+    run, last = longest(fit), int(prediction.step[-1])
     own = own_schedule(run)
     if run.lr is None:
         return f"'{run.label}' continued"

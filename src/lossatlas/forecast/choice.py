@@ -22,7 +22,6 @@ from lossatlas.forecast.laws import (
 from lossatlas.forecast.laws.annealing import DECAYS
 from lossatlas.forecast.next_runs import rejected_law
 from lossatlas.forecast.result import Alternative, Fit
-from lossatlas.forecast.summary import NO_LAW
 from lossatlas.forecast.verdict import is_checkable, off_by
 from lossatlas.text import count
 
@@ -216,7 +215,7 @@ def _simplest(
 def _why_simple(first: Fit, others: int) -> list[str]:
     verdict = first.verdict
     fails = "fails its checks" if verdict.usable is False else "cannot be checked"
-    said = [f"{NO_LAW}{first.law.name} {fails}, because {verdict.reason}"]
+    said = [f"no law is used: {first.law.name} {fails}, because {verdict.reason}"]
     if others:
         said.append(
             f"none of {count(others, 'other law')} passes the checks either; "
@@ -260,8 +259,8 @@ def _tried(fitted: Fit) -> Alternative:
 
 
 def _row(fitted: Fit, error: float, note: str, *, is_bound: bool) -> Alternative:
-    told = fitted.ahead
-    final = (float("nan"),) * 3 if told is None else told.final
+    prediction = fitted.ahead
+    final = (float("nan"),) * 3 if prediction is None else prediction.final
     return Alternative(described(fitted.law), error, note, is_bound, *final)
 
 

@@ -103,7 +103,7 @@ def _with_top(step: Floats, values: Floats, warmup: int) -> tuple[Floats, Floats
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a law is asked about: the points of a run, without their losses.
+    """What a law predicts from: the points of a run, without their losses.
 
     Attributes:
         step: (n,) updates done at each point, increasing.

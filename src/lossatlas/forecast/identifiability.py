@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.law import Law, ScheduleLaw
+from lossatlas.forecast.same_schedule import distinct_schedules
 from lossatlas.forecast.schedules import is_monotone
 from lossatlas.forecast.solver import HuberObjective, Solution
 from lossatlas.forecast.validation import LeftOut
@@ -87,15 +88,43 @@ def fit_warnings(
         out.append("the fit stopped before it converged; its parameters are not a minimum")
     for name, side in zip(law.parameters, solution.at_limit, strict=True):
         if side:
-            out.append(
-                f"{name} ended at the {'upper' if side > 0 else 'lower'} limit of its range: "
-                "these curves do not determine it"
-            )
-    out += [f"the curves do not determine {direction}" for direction in flat]
+            out.append(_limit_warning(name, is_upper=side > 0))
+    out += map(_flat_warning, flat)
     for curve in curves:
         prefix = f"curve '{curve.name}': " if curve.name else ""
         out += [prefix + note for note in curve.notes]
     return tuple(out)
+
+
+def shown_elsewhere(
+    law: Law, flat: Sequence[FlatDirection], *, is_of_one_schedule: bool
+) -> frozenset[str]:
+    """Warnings of a fit that its headline, its parameters or its tables show."""
+    limits = [
+        _limit_warning(name, is_upper=upper)
+        for name in law.parameters for upper in (False, True)
+    ]  # fmt: skip
+    return frozenset([
+        *limits, *map(_flat_warning, flat), *[_one_schedule_warning(law)] * is_of_one_schedule,
+    ])  # fmt: skip
+
+
+def _limit_warning(name: str, *, is_upper: bool) -> str:
+    return (
+        f"{name} ended at the {'upper' if is_upper else 'lower'} limit of its range: these "
+        "curves do not determine it"
+    )
+
+
+def _flat_warning(direction: FlatDirection) -> str:
+    return f"the curves do not determine {direction}"
+
+
+def _one_schedule_warning(law: Law) -> str:
+    return (
+        f"all curves follow one schedule, from which {law.name} cannot tell what another "
+        "schedule would do; add a run with another schedule"
+    )
 
 
 def spike_warnings(scores: Sequence[LeftOut]) -> tuple[str, ...]:
@@ -111,11 +140,8 @@ def spike_warnings(scores: Sequence[LeftOut]) -> tuple[str, ...]:
 def _schedule_warnings(law: ScheduleLaw, curves: Sequence[Curve]) -> list[str]:
     out = []
     rated = [c.lr for c in curves if c.lr is not None]
-    if law.needs and distinct_schedules(rated) == 1:
-        out.append(
-            f"all curves follow one schedule, from which {law.name} cannot tell what another "
-            "schedule would do; add a run with another schedule"
-        )
+    if law.needs and distinct_schedules(curves) == 1:
+        out.append(_one_schedule_warning(law))
     if rated and not any((np.diff(r) < 0).any() for r in rated) and law.needs:
         out.append("no run lowers its learning rate: what lowering it gains is not known")
     peaks = [float(r.max()) for r in rated]
@@ -141,20 +167,6 @@ def _unit_warnings(curves: Sequence[Curve]) -> list[str]:
         for c, m in zip(curves, medians, strict=True)
         if not 1 / OTHER_UNIT < m / middle < OTHER_UNIT
     ]
-
-
-def distinct_schedules(rates: Sequence[Floats]) -> int:
-    """How many schedules differ from all before them where both have rates."""
-    kept: list[Floats] = []
-    for rate in rates:
-        if not any(_same(rate, other) for other in kept):
-            kept.append(rate)
-    return len(kept)
-
-
-def _same(a: Floats, b: Floats) -> bool:
-    n = min(a.size, b.size)
-    return bool(np.allclose(a[:n], b[:n], rtol=1e-2, atol=1e-2 * a.max()))
 
 
 def _named(names: Sequence[str], row: Floats) -> dict[str, float]:

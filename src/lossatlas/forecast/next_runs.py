@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from lossatlas.forecast import schedules
 from lossatlas.forecast.curve import Curve, labels
-from lossatlas.forecast.identifiability import distinct_schedules
 from lossatlas.forecast.own_schedule import own_schedule
+from lossatlas.forecast.same_schedule import distinct_schedules
 from lossatlas.forecast.validation import LEAST
 from lossatlas.io.records import record
 from lossatlas.text import count, with_error
@@ -52,10 +52,9 @@ def rejected_law(
 ) -> RejectedLaw:
     """A law that failed, with the runs it was fitted to."""
     ends, stderrs = zip(*map(_end, curves), strict=True)
-    rates = [curve.lr for curve in curves if curve.lr is not None]
     names = tuple(labels(curves))
     return RejectedLaw(
-        law, reason, describes, error, names, ends, stderrs, distinct_schedules(rates)
+        law, reason, describes, error, names, ends, stderrs, distinct_schedules(curves)
     )
 
 
@@ -93,7 +92,7 @@ def length_of(curve: Curve) -> Length:
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """What helps with the runs at hand, from what was fitted to them and how that ended.
+    """What helps with the fitted runs, from what was fitted to them and how that ended.
 
     All that a fit, a forecast or a ranking advises about other runs comes from here.
 
@@ -162,7 +161,7 @@ class Advice:
 
     @property
     def instead(self) -> str:
-        """What to do where a simple forecast was asked about another schedule; sentences."""
+        """What to do where a simple forecast was given another schedule; sentences."""
         if self.tried is not None and self.has_enough_runs:
             return (
                 f"{self.tried.law} was fitted to {len(self.tried.runs)} runs with "
@@ -175,7 +174,7 @@ class Advice:
         )
 
     def runs_that_tell(self) -> str:
-        """The runs to add to those at hand, and the commands; sentences."""
+        """The runs to add to the fitted ones, and the commands; sentences."""
         known, length = self._known, self.length
         if length is None and self.curve.lr is not None:
             length = length_of(self.curve)
@@ -192,7 +191,7 @@ class Advice:
     def _known(self) -> int:
         if self.tried is not None:
             return self.tried.schedules
-        return distinct_schedules([curve.lr for curve in self.curves if curve.lr is not None])
+        return distinct_schedules(self.curves)
 
     @property
     def _why(self) -> str:
@@ -201,7 +200,7 @@ class Advice:
             return blind if self.tried is None else f"{self.law} fails its checks"
         return f"{self.tried.law} fails its checks, and {blind}"
 
-    # The runs at hand compare their schedules by themselves.
+    # The fitted runs compare their schedules by themselves.
     @property
     def _compared(self) -> str:
         assert self.tried is not None

@@ -8,15 +8,13 @@ from numpy.typing import NDArray
 from lossatlas.errors import ArgumentError
 from lossatlas.forecast.curve import Curve
 from lossatlas.forecast.logged_schedule import LoggedSchedule, logged_schedule, updates_of
+from lossatlas.forecast.same_schedule import first_difference
 from lossatlas.forecast.schedules import in_words, warmup_length, wsd
 from lossatlas.text import number
 
 Floats = NDArray[np.float64]
 
 NO_RATE = 1e-2  # a rate below this share of the peak has ended
-# Rates that differ by less than this share of the peak are those of one schedule: between two
-# logged rates they are interpolated.
-ALIKE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +145,7 @@ class OwnSchedule:
                 "none; give `steps` alone, or a log with learning rates."
             )
         own = self.rates(rates.size)
-        first = 1 if own is None else self.first_difference(own, rates)
+        first = 1 if own is None else first_difference(self.curve, own, rates)
         if first:
             raise ArgumentError(
                 "the requested schedule (`schedule`) is not that of the log, whose rates are: "
@@ -156,13 +154,6 @@ class OwnSchedule:
                 f"says nothing of other schedules; it can forecast {self.may_ask}. "
                 f"{instead}"
             )
-
-    def first_difference(self, own: Floats, rates: Floats) -> int:
-        """The first update after the warm-up whose rate differs; 0 where none does."""
-        off = np.abs(own - rates) > ALIKE * self._peak
-        top = warmup_length(own)
-        off[: top + 1 if top else 0] = False
-        return int(np.argmax(off)) + 1 if off.any() else 0
 
     @property
     def _shown(self) -> Floats:

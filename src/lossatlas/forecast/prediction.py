@@ -59,7 +59,7 @@ class Prediction(Result):
         warnings: what to know before believing it, in sentences.
         groups: independent curves that the interval comes from.
         measured: the run itself, where it is known.
-        fitted: the curves that the law was fitted to, where it is asked about updates.
+        fitted: the curves that the law was fitted to, where it forecasts updates.
         basis: what the interval comes from, in a sentence, where that is not left-out curves.
         distrust: why it is not to be used, where the fit failed its checks; empty elsewhere.
         guess: why it is a guess, where no fitted run shows the schedule; empty elsewhere.

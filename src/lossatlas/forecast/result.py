@@ -421,9 +421,9 @@ class Fit(Result):
         longest, guess = self._longest(question), unseen_schedule(self.curves, None)
         warnings = warnings_for(question, float(horizon_of(question, longest, self.law)[-1]),
                             self.curves)  # fmt: skip
-        told = self.advice(length).runs_that_tell() if guess else ""
+        runs = self.advice(length).runs_that_tell() if guess else ""
         return replace(
-            plan, warnings=(*plan.warnings, *warnings, *filter(None, [told])), guess=guess,
+            plan, warnings=(*plan.warnings, *warnings, *filter(None, [runs])), guess=guess,
             distrust=self.distrust.replace("this forecast", "this ranking"),
         )  # fmt: skip
 
@@ -476,7 +476,7 @@ class Fit(Result):
             return warnings_for(inputs, horizon, self.curves)
         return tuple(own_schedule(curve).condition for curve in self.curves)
 
-    # A simple forecast knows no learning rate: it is asked about the schedule of its log only.
+    # A simple forecast knows no learning rate: it forecasts the schedule of its log only.
     def _own_question(self, inputs: Inputs, *, chosen: bool) -> Inputs:
         if not self.is_simple or not self.curves:
             return inputs

@@ -51,17 +51,17 @@ def steps_until(fit: "Fit", last: int) -> NDArray[np.float64]:
 
 def simple_headline(fit: "Fit") -> str:
     """The forecast in one sentence."""
-    own, told = own_schedule(fit.curves[0]), ahead(fit).final_sentence[:-1]
+    own, expected = own_schedule(fit.curves[0]), ahead(fit).final_sentence[:-1]
     if own.is_over:
-        return f"This run is over, its schedule ends at update {own.end:,}. {told}."
-    return f"{told}, if {assumption(fit)}."
+        return f"This run is over, its schedule ends at update {own.end:,}. {expected}."
+    return f"{expected}, if {assumption(fit)}."
 
 
 def simple_estimates(fit: "Fit") -> tuple[Estimate, ...]:
     """The forecast, the typical loss at the end of the log, and the change with updates."""
     (curve,) = fit.curves
-    told, now = ahead(fit), recent(curve)
-    final = replace(told.estimates()[0], name=f"loss at update {told.step[-1]:,}")
+    prediction, now = ahead(fit), recent(curve)
+    final = replace(prediction.estimates()[0], name=f"loss at update {prediction.step[-1]:,}")
     why = "losses of one run are not independent of each other"
     change, why_not = 100 * now.change, "too few losses are logged"
     return (
@@ -75,9 +75,10 @@ def simple_estimates(fit: "Fit") -> tuple[Estimate, ...]:
 
 def simple_figures(fit: "Fit") -> tuple[Figure, ...]:
     """The log with the forecast and its interval."""
-    told = ahead(fit)
-    title = f"{told.title}, {'level' if isinstance(fit.law, LastLevel) else 'trend'} continued"
-    return (chart_of("curves", title, told.chart, alt=simple_headline(fit)),)
+    prediction = ahead(fit)
+    continued = "level" if isinstance(fit.law, LastLevel) else "trend"
+    title = f"{prediction.title}, {continued} continued"
+    return (chart_of("curves", title, prediction.chart, alt=simple_headline(fit)),)
 
 
 def assumption(fit: "Fit") -> str:
@@ -106,7 +107,7 @@ def simple_sentences(fit: "Fit") -> Iterator[str]:
 
 
 def advice(fit: "Fit") -> str:
-    """The one next step that helps with the runs at hand."""
+    """The one next step that helps with the fitted runs."""
     (curve,) = fit.curves
     now, next_step = recent(curve), fit.advice().next_step
     if next_step:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lossatlas.forecast.ahead import longest, place_of
 from lossatlas.forecast.curve import Curve, labels
+from lossatlas.forecast.identifiability import shown_elsewhere
 from lossatlas.forecast.laws.baselines import LastLevel, LocalTrend
 from lossatlas.forecast.prediction import spans_decades
 from lossatlas.forecast.simple import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-NO_LAW = "no law is used: "
 _OTHERS = (
     " `lossatlas forecast fit` without --law takes a law that passes its checks, or else a "
     "simple forecast."
@@ -55,27 +55,29 @@ def estimates(fit: "Fit") -> tuple[Estimate, ...]:
     )
 
 
-# The forecast that is used, what its check found, and the simple forecast beside it.
+# The forecast that is used, what its check found, and the better simple forecast.
 def _forecasts(fit: "Fit") -> Iterator[Estimate]:
-    told, error = fit.ahead, fit.verdict.error
-    if told is not None:
-        guess = " (a guess)" * bool(told.guess)
-        yield replace(told.estimates()[0], name=f"loss at update {told.step[-1]:,}{guess}")
+    prediction, error = fit.ahead, fit.verdict.error
+    if prediction is not None:
+        guess = " (a guess)" * bool(prediction.guess)
+        yield replace(
+            prediction.estimates()[0], name=f"loss at update {prediction.step[-1]:,}{guess}"
+        )
     if fit.rests_on_backtest and np.isfinite(error):
         yield Estimate(
             float(f"{100 * np.expm1(error):.2g}"), why_no_error="one check a run", unit="%",
             name="the check: second half missed by",
         )  # fmt: skip
-    rival = _rival(fit)
-    if rival is not None:
+    simple = _simple_alternative(fit)
+    if simple is not None:
         yield Estimate(
-            rival.loss, why_no_error=f"90 % interval {_ends(rival)}",
-            name=f"the same by {_SIMPLE[rival.law]}",
+            simple.loss, why_no_error=f"90 % interval {_ends(simple)}",
+            name=f"the same by {_SIMPLE[simple.law]}",
         )  # fmt: skip
 
 
 # The better simple forecast of the same update, where it has an interval.
-def _rival(fit: "Fit") -> "Alternative | None":
+def _simple_alternative(fit: "Fit") -> "Alternative | None":
     rows = [row for row in fit.alternatives if row.law in _SIMPLE and np.isfinite(row.upper)]
     return None if fit.is_simple or fit.ahead is None else next(iter(rows), None)
 
@@ -101,30 +103,29 @@ def _parameter(fit: "Fit", name: str) -> Estimate:
 
 def headline(fit: "Fit") -> str:
     """The loss at the end of the longest run, or why there is no such forecast."""
-    verdict, told = fit.verdict, fit.ahead
+    verdict, prediction = fit.verdict, fit.ahead
     if fit.curves and fit.is_simple:
         return simple_headline(fit)
     if fit.curves and not verdict.describes:
         return _undescribed(fit)
     if verdict.usable is False and fit.rests_on_backtest:
         return _checked(fit)
-    if told is not None:
-        said = f"{told.final_sentence[:-1]} ({place_of(fit, told)})."
+    if prediction is not None:
+        said = f"{prediction.final_sentence[:-1]} ({place_of(fit, prediction)})."
         checked = verdict.usable or not fit.rests_on_backtest
         return said if checked else f"Unchecked: {said[0].lower()}{said[1:]}"
     if fit.is_of_one_schedule:
         return _one_schedule(fit)
-    return _without_interval(fit) if fit.errors.reason else _unseen(fit)
+    return _without_interval(fit) if fit.errors.reason else _backtest(fit)
 
 
 def sentences(fit: "Fit") -> tuple[str, ...]:
     """Which forecast is used and why, how it was checked, and what to know first."""
-    # What stands in the headline, beside a parameter or in a table is not said again.
-    beside = ["the curves do not determine", "these curves do not determine it"]
-    beside += ["cannot tell what another schedule"] if fit.is_of_one_schedule else []
-    said = [w for w in fit.warnings if not any(text in w for text in beside)]
-    first = [w for w in said if w.startswith(NO_LAW)]
-    rest = [w for w in said if w not in first]
+    elsewhere = shown_elsewhere(fit.law, fit.flat, is_of_one_schedule=fit.is_of_one_schedule)
+    said = [warning for warning in fit.warnings if warning not in elsewhere]
+    # That no law is used, and why, comes before anything else.
+    opening = int(fit.began_with is not None)
+    first, rest = said[:opening], said[opening:]
     verdicts = simple_sentences(fit) if fit.curves and fit.is_simple else _verdicts(fit)
     return (*map(as_sentence, first), *verdicts, *map(as_sentence, said_once(rest)))
 
@@ -142,16 +143,16 @@ def said_once(warnings: Sequence[str]) -> list[str]:
 
 
 def _verdicts(fit: "Fit") -> Iterator[str]:
-    errors, verdict, told = fit.errors, fit.verdict, fit.ahead
-    if told is not None and told.guess:
-        yield as_sentence(f"It is a guess because {told.guess}")
+    errors, verdict, prediction = fit.errors, fit.verdict, fit.ahead
+    if prediction is not None and prediction.guess:
+        yield as_sentence(f"It is a guess because {prediction.guess}")
     if fit.curves and not verdict.describes:
         yield _undescribed(fit)
     is_checked = bool(fit.backtests) and verdict.describes and fit.rests_on_backtest
     if is_checked:
         yield from _used(fit)
     if np.isfinite(errors.scale):
-        yield _unseen(fit)
+        yield _backtest(fit)
     if errors.reason:
         yield _without_interval(fit)
     if np.isfinite(errors.doubling) and not is_checked:
@@ -165,14 +166,14 @@ def _verdicts(fit: "Fit") -> Iterator[str]:
 # Which forecast to use, and why: the check, and what a simple forecast did in the same check.
 def _used(fit: "Fit") -> Iterator[str]:
     yield _checked(fit)
-    rival = _rival(fit)
-    if rival is None or fit.verdict.usable is not True:
+    simple = _simple_alternative(fit)
+    if simple is None or fit.verdict.usable is not True:
         return
-    name = _SIMPLE[rival.law]
+    name = _SIMPLE[simple.law]
     yield (
         f"Use the forecast of {fit.law.name}, which passed this check. {name}, a simple "
-        f"forecast without the learning rate, misses the second half by {rival.off} and "
-        f"expects {number(rival.loss)}, 90 % interval {_ends(rival)}: use that interval "
+        f"forecast without the learning rate, misses the second half by {simple.off} and "
+        f"expects {number(simple.loss)}, 90 % interval {_ends(simple)}: use that interval "
         f"where you need one."
     )
 
@@ -235,7 +236,7 @@ def _without_interval(fit: "Fit") -> str:
     return as_sentence(f"Forecasts have no interval: {fit.errors.reason}")
 
 
-def _unseen(fit: "Fit") -> str:
+def _backtest(fit: "Fit") -> str:
     groups, off = fit.errors.groups, _of_the_loss(off_by(fit.errors.scale, fit.errors.is_bound))
     if any(row.pointwise for row in fit.left_out):
         parts = f"each of {groups} parts of the points"
@@ -315,9 +316,9 @@ def figures(fit: "Fit") -> tuple[Figure, ...]:
         return ()
     if fit.is_simple:
         return simple_figures(fit)
-    name, told = fit.law.name, fit.ahead
+    name, prediction = fit.law.name, fit.ahead
     fitted = f"{count(len(fit.curves), 'loss curve')} and the fitted law."
-    alt = fitted if told is None else f"{fitted} {told.final_sentence}"
+    alt = fitted if prediction is None else f"{fitted} {prediction.final_sentence}"
     residuals = f"Residuals of {name} in percent of the loss."
     return (
         chart_of("curves", _title(fit), partial(_curves_chart, fit), alt=alt),
@@ -353,15 +354,18 @@ def _curves_chart(fit: "Fit") -> "Chart":
 def _ahead_layers(fit: "Fit") -> "list[Layer]":
     from lossatlas.plots import chart, style
 
-    told = fit.ahead
-    late = None if told is None else told.step >= longest(fit).step[-1]
-    if told is None or late is None or late.sum() < 2:
+    prediction = fit.ahead
+    late = None if prediction is None else prediction.step >= longest(fit).step[-1]
+    if prediction is None or late is None or late.sum() < 2:
         return []
-    name = "guess" if told.guess else "forecast"
-    layers: list[Layer] = [chart.curve(told.step[late], told.loss[late], name, style.PATH, 1)]
-    if not told.reason:
-        label = f"{100 * told.level:g} % interval"
-        layers.insert(0, chart.band(told.step[late], told.lower[late], told.upper[late], label))
+    name = "guess" if prediction.guess else "forecast"
+    layers: list[Layer] = [
+        chart.curve(prediction.step[late], prediction.loss[late], name, style.PATH, 1)
+    ]
+    if not prediction.reason:
+        label = f"{100 * prediction.level:g} % interval"
+        low, high = prediction.lower[late], prediction.upper[late]
+        layers.insert(0, chart.band(prediction.step[late], low, high, label))
     return layers
 
 

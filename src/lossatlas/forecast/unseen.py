@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossatlas.forecast.curve import Curve
-from lossatlas.forecast.identifiability import distinct_schedules
 from lossatlas.forecast.own_schedule import own_schedule
+from lossatlas.forecast.same_schedule import distinct_schedules, first_difference
 from lossatlas.text import count
 
 Floats = NDArray[np.float64]
@@ -17,7 +17,7 @@ NO_ERROR = "no fitted run has another schedule, so that the error of such a fore
 
 def one_schedule(curves: Sequence[Curve]) -> bool:
     """Whether runs have rates, all of the same schedule."""
-    return distinct_schedules([c.lr for c in curves if c.lr is not None]) == 1
+    return distinct_schedules(curves) == 1
 
 
 def unseen_schedule(curves: Sequence[Curve], rates: Floats | None) -> str:
@@ -52,9 +52,8 @@ def unseen_schedule(curves: Sequence[Curve], rates: Floats | None) -> str:
 # The first update whose rate is not that of the run; 0 where there is none.
 def _first_unseen(run: Curve, rates: Floats) -> int:
     assert run.lr is not None
-    own = own_schedule(run)
-    expected = own.rates(rates.size)
+    expected = own_schedule(run).rates(rates.size)
     if expected is not None:
-        return own.first_difference(expected, rates)
+        return first_difference(run, expected, rates)
     # The log shows no rate beyond its end.
-    return own.first_difference(run.lr, rates[: run.lr.size]) or run.lr.size + 1
+    return first_difference(run, run.lr, rates[: run.lr.size]) or run.lr.size + 1
