@@ -257,3 +257,82 @@ def test_initial_weights_are_not_called_ruined_where_targets_are_far_from_zero()
     found = la.suggest_lr(objective, "sgd", updates=10)
     assert found.chance.loss > 100 * found.chance.constant
     assert not any("ruined" in said for said in found.sentences())
+
+
+def scalar_loss(batches, seed=0, *, zero=False):
+    """Rows whose loss is one number a batch."""
+    torch.manual_seed(seed)
+    model = nn.Linear(5, 3)
+    if zero:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+    return la.Objective(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches)
+
+
+def table(seed, *, random=False):
+    """Inputs with labels that follow from them, or with random ones."""
+    drawn = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(256, 5, generator=drawn)
+    noise = torch.randn(256, 3, generator=drawn)
+    return inputs, (noise if random else inputs[:, :3] + 0.5 * noise).argmax(1)
+
+
+def test_a_single_batch_mean_certifies_no_help():
+    for random in (True, False):
+        for seed in range(6):
+            objective = scalar_loss([table(seed, random=random)], zero=True)
+            result = la.suggest_lr(objective, "sgd", updates=10)
+            assert (result.units, result.helps) == (1, False)
+            assert "a single unit has no standard error" in result.gain.why_no_error
+            said = result.headline()
+            if result.gain.value > 0:
+                assert said.startswith("Whether any rate helps is not known: ")
+                assert "a loss that returns one number per example would show" in said
+                assert "To try one, start SGD" in said
+            assert "probably" not in " ".join(result.sentences())
+    unknown = replace(result, gain=replace(result.gain, value=math.nan))
+    assert not unknown.helps
+    one_example = replace(result, gain=replace(result.gain, sample_unit="examples"))
+    assert "lowers the loss on 1 held-out example by" in one_example.headline()
+    assert "more held-out examples (`validation=`) would show" in one_example.headline()
+
+
+def test_a_single_batch_mean_judges_a_rate_only_where_no_error_is_needed():
+    objective = scalar_loss([table(1)])
+    verdicts = ("not known", "not known", "not known", "too high")
+    for lr, verdict in zip((0.02, 0.1, 3.0, 3000.0), verdicts, strict=True):
+        result = la.suggest_lr(objective, "sgd", lr=lr, updates=30)
+        assert result.verdict == verdict, result.headline()
+        if verdict == "not known":
+            assert "the losses on 1 held-out batch have no standard error" in result.headline()
+    run = JudgedRate(9.0, 1.6, 1.0, 9.0, result.lr, 0.5, 1.1, math.nan, 1)
+    assert not run.is_worse
+    assert replace(result, judged=run).verdict == "too high"
+    assert "the best rate may lie between" in replace(result, judged=run).headline()
+    assert replace(result, judged=replace(run, loss=1.4)).verdict == "not known"
+    lower = replace(run, lr=result.low / 9, peak=result.low / 9)
+    assert replace(result, judged=lower).verdict == "not known"
+
+
+@pytest.mark.parametrize("count", [2, 7, 10])
+def test_several_batch_means_give_an_error(count):
+    inputs, targets = table(0)
+    chunks = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
+    objective = scalar_loss(list(chunks))
+    result = la.suggest_lr(objective, "sgd", lr=0.1, updates=10)
+    assert result.units == (2 if count == 10 else count)
+    assert result.gain.stderr > 0
+    assert result.helps == (result.gain.interval()[0] > 0)
+    # Two means hardly show anything; seven show that labels can be learned.
+    assert result.helps or count != 7
+    assert (result.verdict == "not known") == (not result.helps)
+
+
+def test_batches_of_scalar_losses_that_are_too_small_to_divide_stay_whole():
+    inputs, targets = table(0)
+    batches = list(zip(inputs[:54].split(9), targets[:54].split(9), strict=True))
+    data = divide_data(scalar_loss(batches), 10)
+    assert data.held_out
+    assert [len(batch[0]) for batch in data.judge.batches] == [9]
+    assert len(list(data.training.batches)) == 5

@@ -240,7 +240,7 @@ def test_the_same_seed_gives_the_same_bits(batches, suggested):
 def test_it_reads_and_survives_a_file(suggested, tmp_path):
     assert la.load(suggested.save(tmp_path / "lr.nc")) == suggested
     assert "peak learning rate" in suggested.headline()
-    assert len(suggested.sentences()) == 5
+    assert len(suggested.sentences()) == 7
     json.dumps(suggested.summary())
     assert suggested.plot().get_xscale() == "log"
     assert suggested.plot(backend="plotly").data

@@ -31,28 +31,36 @@ def divide_data(objective: Objective, updates: int) -> DividedData:
     whole = training_objective(objective, needed_batches(updates))
     batches = list(whole.batches)
     largest = max(map(whole.size_of, batches))
+    parts = _parts_of_few(whole, batches)
+    if parts is not None:
+        return DividedData(*parts, len(batches), largest)
     if len(batches) < _HELD_OUT:
-        return DividedData(*_parts_of_few(whole, batches), len(batches), largest)
+        return DividedData(whole, whole, len(batches), largest)
     training = [batch for at, batch in enumerate(batches, 1) if at % _HELD_OUT]
     judge = whole.part(batches[_HELD_OUT - 1 :: _HELD_OUT])
     return DividedData(whole.part(training), judge, len(batches), largest)
 
 
-def _parts_of_few(whole: Objective, batches: list[Batch]) -> tuple[Objective, Objective]:
-    # Every fifth example of each batch judges; all of them where batches cannot be divided.
+def _parts_of_few(whole: Objective, batches: list[Batch]) -> tuple[Objective, Objective] | None:
+    # Every fifth example of each batch judges. A single batch mean has no standard error, so
+    # that batches of scalar losses stay whole only where two of them judge.
+    if len(batches) >= _HELD_OUT * (1 if whole.unit == "examples" else 2):
+        return None
+    # Normalization layers in training mode need two examples.
+    min_judging = 2 if len(batches) >= _HELD_OUT else 1
     try:
-        parts = [_divided(batch) for batch in batches]
+        parts = [_divided(batch, min_judging) for batch in batches]
     except DataError:
-        return whole, whole
+        return None
     training, judging = zip(*parts, strict=True)
     return whole.part(training), whole.part(judging)
 
 
-def _divided(batch: Batch) -> tuple[Batch, Batch]:
+def _divided(batch: Batch, min_judging: int) -> tuple[Batch, Batch]:
     indices = list(range(batch_size(batch)))
     judging = indices[_HELD_OUT - 1 :: _HELD_OUT]
-    if not judging:
-        raise DataError(f"a batch of {len(indices)} examples leaves none to judge.")
+    if len(judging) < min_judging:
+        raise DataError(f"a batch of {len(indices)} examples leaves too few to judge.")
     return rows(batch, [k for k in indices if (k + 1) % _HELD_OUT]), rows(batch, judging)
 
 

@@ -13,7 +13,11 @@ GAIN = "loss reduction of the best short run"
 Verdict = Literal[
     "too high", "higher than needed", "lower than needed", "indistinguishable", "not known"
 ]
-# A rate is as good as the best where its loss is at most this share higher.
+NO_ERROR = "a single unit has no standard error"
+# A rise by this share of the loss is seen without a standard error.
+_WIDE = 0.5
+# A rate is as good as the best where its loss is at most this share higher; this decides alone
+# where there is no standard error.
 _TOLERANCE = 0.03
 
 
@@ -37,7 +41,7 @@ class JudgedRate:
         reference_loss: after the run at it.
         gap: loss after the run at `peak` minus that, on the same examples; infinite where the
             run at `peak` diverged.
-        gap_error: its standard error; NaN after a divergence.
+        gap_error: its standard error; NaN after a divergence and of a single unit.
         units: how many examples (or batches) the error comes from.
 
     Examples:
@@ -67,11 +71,23 @@ class JudgedRate:
         return self.peak != self.reference
 
     @property
+    def has_error(self) -> bool:
+        """Whether the gap has a standard error; a divergence needs none."""
+        return math.isinf(self.gap) or math.isfinite(self.gap_error)
+
+    @property
     def is_worse(self) -> bool:
         """Whether the run ended above that at the reference, beyond 3 % and its error."""
-        return self.is_compared and not is_as_good(
-            self.gap, self.gap_error, self.units, self.reference_loss
+        return (
+            self.is_compared
+            and self.has_error
+            and not is_as_good(self.gap, self.gap_error, self.units, self.reference_loss)
         )
+
+    @property
+    def rises_widely(self) -> bool:
+        """Whether the run ended so far above its start that no standard error is needed."""
+        return self.loss - self.start > _WIDE * abs(self.start)
 
     def run_text(self, updates: int, horizon: int) -> str:
         """What the paired short runs show."""
@@ -102,7 +118,7 @@ class JudgedRate:
 
     def estimate(self, unit: str) -> Estimate:
         """The gap to the reference run, with its error."""
-        why = "one unit tells of no error"
+        why = NO_ERROR
         if not math.isfinite(self.gap):
             why = "the run diverged"
         elif not self.is_compared:

@@ -153,7 +153,7 @@ def read_losses(grid: ProbeGrid, losses: Array) -> ProbeReading:
 
 def _probe_reading(values: Sequence[float], errors: Iterable[float], bars: int) -> ProbeReading:
     names = ("loss", "sharpness", "variability", "persistence")
-    why = "one loss, or one that is not finite, tells of no error"
+    why = "a single loss, or one that is not finite, has no standard error"
     parts = {
         name: Estimate(
             value, float(error), why_no_error=None if np.isfinite(error) else why, name=name

@@ -9,7 +9,7 @@ from lossatlas.errors import ArgumentError
 from lossatlas.executor import Progress
 from lossatlas.objective import Objective
 from lossatlas.result import Estimate
-from lossatlas.steering.judged_rate import GAIN, JudgedRate, is_as_good
+from lossatlas.steering.judged_rate import GAIN, NO_ERROR, JudgedRate, is_as_good
 from lossatlas.steering.lr_scaling import equivalent_rate
 from lossatlas.steering.range_test import RangeTest
 from lossatlas.steering.short_runs import BuildOptimizer, train_along, unit_losses
@@ -103,9 +103,15 @@ class RateRuns:
         )
         return Estimate(
             float(gaps.mean()), error, samples=len(gaps), sample_unit=unit,
-            why_no_error=None if len(gaps) > 1 else f"one of the {unit} tells of no error",
+            why_no_error=_why_no_error(gaps, error),
             name=GAIN, meaning="loss before it - loss after it, on the same held-out data",
         )  # fmt: skip
+
+
+def _why_no_error(gaps: Floats, error: float) -> str | None:
+    if math.isfinite(error):
+        return None
+    return "a loss is not finite" if len(gaps) > 1 else NO_ERROR
 
 
 def search_rates(runs: RateRuns, test: RangeTest, min_lr: float, max_lr: float) -> None:

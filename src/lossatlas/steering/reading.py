@@ -87,7 +87,7 @@ class Reading(Result):
         for name, error in _MEASURED.items():
             value, stderr = getattr(self, name), getattr(self, error)
             if math.isfinite(value):
-                why = None if math.isfinite(stderr) else "one loss tells of no error"
+                why = None if math.isfinite(stderr) else "a single loss has no standard error"
                 out.append(Estimate(value, stderr, why_no_error=why, name=name))
         return tuple(replace(e, name=e.name.replace("_", " ")) for e in out)
 

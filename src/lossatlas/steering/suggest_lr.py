@@ -66,11 +66,13 @@ def suggest_lr(
        that no difference is one of the lengths. The verdict is
 
        - "too high": the run diverges, or ends no lower than the loss before it or that of a
-         constant prediction;
+         constant prediction and the rate is above the suggested one;
        - "higher than needed", "lower than needed": it ends above that at the best rate by more
          than 3 % and the error at 95 %, or the rate is outside the band;
        - "indistinguishable": short runs show no difference. Longer ones (`updates`) may.
-       - "not known": no rate is seen to help.
+       - "not known": no rate is seen to help, or the losses have no standard error: a scalar
+         loss on one held-out batch. Only a run that diverges or ends more than 50 % above its
+         start is then "too high".
 
     Rates are peak rates. At a constant rate the best is usually lower.
 
@@ -92,7 +94,9 @@ def suggest_lr(
         lr: a peak learning rate of your own to judge; of an optimizer with groups, the highest.
         momentum: of "sgd"; by default 0.9.
         validation: where the runs are compared. By default every fifth batch is kept apart for
-            it; of fewer than five batches, every fifth example. Where these cannot be divided
+            it; of fewer than five batches (ten where `loss` returns one number a batch, as
+            a single batch has no standard error), every fifth example of each. Where these
+            cannot be divided
             (graphs, fewer than five examples) they train and judge, and the result says so.
         horizon: updates of your training; `updates` by default.
         updates: length of a run.
@@ -103,9 +107,9 @@ def suggest_lr(
 
     Returns:
         Rate, band, runs and reasons; `verdict` judges `lr`; `helps` is False where no run is
-        below the loss without training beyond the error, as for random labels, and the
-        sentences say so. About 8 runs, 900 gradients of a batch by default; 2 or 3 runs more
-            with `lr`.
+            below the loss without training beyond the error, as for random labels, or where the
+            error is not known; the sentences say which. About 8 runs, 900 gradients of a batch
+            by default; 2 or 3 runs more with `lr`.
 
     Raises:
         ArgumentError: a number out of range, an optimizer that cannot be built, or no rate that

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from lossatlas.objective.chance import ChanceLevel
 from lossatlas.result import Estimate, Figure, Reference, Result, chart_of, result
 from lossatlas.steering.held_out import needed_batches
-from lossatlas.steering.judged_rate import GAIN, JudgedRate, Verdict
+from lossatlas.steering.judged_rate import GAIN, NO_ERROR, JudgedRate, Verdict
 from lossatlas.steering.lr_scaling import MANY_PASSES, POWER
 from lossatlas.steering.range_test import RangeTest
-from lossatlas.text import as_sentence, number, with_error
+from lossatlas.text import as_sentence, count, number, with_error
 
 if TYPE_CHECKING:
     from lossatlas.plots.chart import Chart, Layer
@@ -132,16 +132,18 @@ class SuggestedLR(Result):
         """Of the given rate; empty where none was given.
 
         "too high": a short run at the rate diverges, or ends no lower than the loss before it
-        or that of a constant prediction. "higher than needed" and "lower than needed": a short
-        run ends above that at the suggested rate, beyond 3 % of its loss and the error at 95 %,
-        or the rate is outside the range of the best one. "indistinguishable": neither. "not
-        known": no rate is seen to help.
+        or that of a constant prediction and the rate is above the suggested one. "higher than
+        needed" and "lower than needed": a short run ends above that at the suggested rate,
+        beyond 3 % of its loss and the error at 95 %, or the rate is outside the range of the
+        best one. "indistinguishable": neither. "not known": no rate is seen to help, or the
+        losses have no standard error (`gain`); then only a run that diverges or ends more than
+        50 % above its start shows "too high".
         """
         judged = self.judged
         if judged is None:
             return ""
-        if judged.diverged:
-            return "too high"
+        if judged.diverged or not (self._has_error and judged.has_error):
+            return "too high" if self._is_clearly_high(judged) else "not known"
         if not (self.helps and self.learns):
             return "not known"
         if self._ruins(judged):
@@ -149,6 +151,9 @@ class SuggestedLR(Result):
         if not (judged.is_worse or self._is_outside(judged)):
             return "indistinguishable"
         return "higher than needed" if judged.lr > self.lr else "lower than needed"
+
+    def _is_clearly_high(self, judged: JudgedRate) -> bool:
+        return judged.diverged or (judged.lr > self.lr and judged.rises_widely)
 
     def _ruins(self, judged: JudgedRate) -> bool:
         # Also of weights that begin far above chance, or below it by an earlier training.
@@ -160,10 +165,15 @@ class SuggestedLR(Result):
 
     @property
     def helps(self) -> bool:
-        """Whether the best run is below the loss without training, beyond its error at 95 %."""
-        gain = self.gain
-        low = gain.interval()[0] if gain.stderr > 0 else gain.value
-        return not low <= 0
+        """Whether the best run is below the loss without training, beyond its error at 95 %.
+
+        False also where the gain has no standard error: then it is not known.
+        """
+        return self._has_error and self.gain.interval()[0] > 0
+
+    @property
+    def _has_error(self) -> bool:
+        return math.isfinite(self.gain.stderr)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The rate with its band, the edge of stability, the noise scale."""
@@ -173,7 +183,7 @@ class SuggestedLR(Result):
                 ends=(self.low, self.high),
                 why_no_error="the brackets are a range of rates, not an interval of confidence",
                 name="learning rate",
-                meaning="to peak at; the best one probably lies within the brackets",
+                meaning=f"to peak at; the best one {self._lies()} within the brackets",
             ),
             *(() if self.judged is None else (self.judged.estimate(self.gain.sample_unit),)),
             self.gain,
@@ -199,20 +209,28 @@ class SuggestedLR(Result):
         start = f"A peak learning rate of {number(judged.lr, 3)} for {self.optimizer}"
         run = self._evidence(judged)
         if verdict == "not known":
-            why = (
-                "no short run ends below the loss of a constant prediction"
-                if self.helps
-                else "no rate is seen to help"
-            )
-            return f"{start} cannot be judged, as {why}; {run}."
-        best = f"the best rate probably lies between {number(self.low, 3)} and "
-        best += f"{number(self.high, 3)}{self._for_horizon()}"
+            return f"{start} cannot be judged, as {self._why_not_known()}; {run}."
+        best = f"{self._range_text()}{self._for_horizon()}"
         if verdict == "indistinguishable":
             same = f"is indistinguishable from the suggested {number(self.lr, 3)}"
             return f"{start} {same} by short runs: {run}; {best}."
         if verdict == "too high" or judged.is_worse:
             return f"{start} is {verdict}: {run}; {best}."
         return f"{start} is probably {verdict}: {best}, but {run}, which does not show it."
+
+    def _why_not_known(self) -> str:
+        if not self._has_error:
+            return f"the losses on {self._judges()} have no standard error"
+        if not self.helps:
+            return "no rate is seen to help"
+        return "no short run ends below the loss of a constant prediction"
+
+    def _lies(self) -> str:
+        return "probably lies" if self._has_error else "may lie"
+
+    def _range_text(self) -> str:
+        ends = f"{number(self.low, 3)} and {number(self.high, 3)}"
+        return f"the best rate {self._lies()} between {ends}"
 
     def _evidence(self, judged: JudgedRate) -> str:
         run = f"a short run of {self.updates:,} updates at this rate"
@@ -232,17 +250,29 @@ class SuggestedLR(Result):
         return "" if same else f" for a training of {self.horizon:,} updates"
 
     def _suggested(self) -> str:
-        # The rate and its range; or that no rate is seen to help.
+        # The rate and its range; or that no rate is seen to help, or that this is not known.
+        peak = (
+            f"{self.optimizer} at a peak learning rate of {number(self.lr, 3)}; "
+            f"{self._range_text()}."
+        )
+        if not self._has_error and self.gain.value > 0:
+            return (
+                f"Whether any rate helps is not known: the best of {len(self.rates)} short "
+                f"runs {self._gained()}, and {self.gain.why_no_error or NO_ERROR}; "
+                f"{self._remedy()} would show whether it helps. To try one, start {peak}"
+            )
         if not self.helps:
             return (
                 f"No rate is seen to help: the best of {len(self.rates)} short runs "
                 f"{self._gained()}. Do not train at the rate below: check labels and data, or "
                 "give more examples or longer runs (`updates`)."
             )
-        return (
-            f"Start {self.optimizer} at a peak learning rate of {number(self.lr, 3)}; the best "
-            f"rate probably lies between {number(self.low, 3)} and {number(self.high, 3)}."
-        )
+        return f"Start {peak}"
+
+    def _remedy(self) -> str:
+        if self.gain.sample_unit == "examples":
+            return "more held-out examples (`validation=`)"
+        return "a loss that returns one number per example"
 
     def _gained(self) -> str:
         gain = with_error(abs(self.gain.value), self.gain.stderr)
@@ -251,7 +281,9 @@ class SuggestedLR(Result):
 
     def _judges(self) -> str:
         kind = "held-out" if self.held_out else "training"
-        return f"{self.units:,} {kind} {self.gain.sample_unit}"
+        singular = {"examples": "example", "batches": "batch"}
+        unit = self.gain.sample_unit
+        return count(self.units, f"{kind} {singular.get(unit, unit)}", f"{kind} {unit}")
 
     def sentences(self) -> tuple[str, ...]:
         """The rate and the reasons."""
@@ -272,6 +304,11 @@ class SuggestedLR(Result):
             "The range probably holds the best rate; not every rate in it is good. It varies "
             "with the initial weights, the batches and the seed."
         )
+        if not self._has_error:
+            sentence = (
+                "The range holds the rates whose runs end within 3 % of the lowest loss. "
+                "Without a standard error it may be too narrow and miss the best rate."
+            )
         if self.verdict != "indistinguishable" or self.horizon <= self.updates:
             return (sentence,)
         return (
