@@ -82,6 +82,24 @@ def fit(inputs, tmp_path, callbacks, path=None, steps=0, make=network, **options
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_several_monitors_of_one_lightning_trainer_have_names(tmp_path):
+    lightning()
+    from lossatlas.integrations.lightning import MonitorCallback
+
+    def watch(name):
+        def made(module):
+            monitor = la.Monitor(held_out(module), ("loss",), every=4, share=None)
+            return MonitorCallback(monitor, name=name)
+
+        return made
+
+    trainer, _, callbacks = fit(INPUTS, tmp_path, [watch("first"), watch("second")])
+    assert len({callback.state_key for callback in callbacks}) == 2
+    logged = [name for name in trainer.callback_metrics if "loss" in name]
+    assert {name.partition("/")[0] for name in logged} >= {"first", "second"}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_lightning_reads_within_the_training_and_resumes(tmp_path):
     lightning()
     from lossatlas.integrations.lightning import MonitorCallback

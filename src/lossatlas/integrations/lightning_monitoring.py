@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossatlas.checks import check_callable, check_kind
+from lossatlas.checks import check_callable, check_kind, check_text
 from lossatlas.errors import ArgumentError
 from lossatlas.integrations.lightning_base import LossCallback, muted
 from lossatlas.monitoring import Monitor, SpikeRecorder, SpikeReport
@@ -24,19 +24,28 @@ class MonitorCallback(LossCallback):
         monitor: monitor of an objective of the module in training. If it has no optimizer, it
             gets that of the module.
         log: whether to call `pl_module.log_dict` with the readings. Default True.
+        name: put before the logged names, and into the checkpoint's key; needed where a trainer
+            has several, such as "train" and "valid". Default none.
 
     Raises:
-        ArgumentError: `monitor` is not a Monitor.
+        ArgumentError: `monitor` is not a Monitor, or `name` is not a text.
 
     Examples:
         monitor = la.Monitor(la.from_lightning(module, data), to="run/monitor.nc")
         trainer = Trainer(callbacks=[MonitorCallback(monitor)])
     """
 
-    def __init__(self, monitor: Monitor, *, log: bool = True) -> None:
+    def __init__(self, monitor: Monitor, *, log: bool = True, name: str = "") -> None:
         super().__init__()
         check_kind("monitor", monitor, Monitor, "pass la.Monitor(objective, ...)")
-        self.monitor, self.log = monitor, log
+        check_text("name", name)
+        self.monitor, self.log, self.name = monitor, log, name
+
+    @property
+    def state_key(self) -> str:
+        """The key of the state in checkpoints; Lightning wants one per callback."""
+        key: str = super().state_key
+        return f"{key}.{self.name}" if self.name else key
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Connect the optimizer.
@@ -65,7 +74,8 @@ class MonitorCallback(LossCallback):
             return
         readings = self.monitor.step(self.taken_loss(), step=step)
         if self.log and readings:
-            pl_module.log_dict(tracked(readings))
+            prefix = f"{self.name}/" if self.name else ""
+            pl_module.log_dict({f"{prefix}{k}": v for k, v in tracked(readings).items()})
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the files.

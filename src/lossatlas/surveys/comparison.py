@@ -308,6 +308,9 @@ class Comparison(Result):
         rise = self.excess
         known = "The band holds all points together with 95 %"
         tail = known if math.isfinite(rise.band) else "No error of it is known"
+        # Interpolated statistics fit no network, so a rise alone is no barrier.
+        is_plain = self.verdict.anew is None
+        reading = "; where it is above zero, the line has a barrier" if is_plain else ""
         return Figure(
             "rise",
             "Rise above the straight line",
@@ -317,8 +320,7 @@ class Comparison(Result):
                 )
             ),
             "The loss on the line minus the straight line between the losses of its ends, on "
-            f"the same data at every point{self.verdict.statistics}. {tail}; where it is above "
-            "zero, the line has a barrier.",
+            f"the same data at every point{self.verdict.statistics}. {tail}{reading}.",
             f"Line plot of the rise of the loss; barrier {number(self.barrier.value, 3)}.",
             wide=True,
         )
