@@ -16,8 +16,9 @@ Floats = NDArray[np.float64]
 
 # Forecasts are called usable where a fit to the first half forecast the second half so well
 # (root mean square log error), and this much better than a loss that stays where it was.
-USABLE, OVER_UNCHANGED = 0.04, 0.5
-_LIMIT = f"{100 * USABLE:g} %"
+_MAX_MISS = 0.04
+USABLE, OVER_UNCHANGED = float(np.log1p(_MAX_MISS)), 0.5
+_LIMIT = f"{100 * _MAX_MISS:g} %"
 # Standard errors by which the loss must fall for a backtest to say anything.
 FALLS = 4.0
 # The share of the variance beyond its noise that a law must explain to describe a curve; of
