@@ -75,7 +75,7 @@ class GradientNoise(CheckedResult):
     def estimates(self) -> tuple[Estimate, ...]:
         """Length, noise scale and scatter."""
         floor = f"sampling alone gives {self.floor:.2g} where the true gradient is zero"
-        scale = f"batch size at which noise and signal are equal, in {self.unit}"
+        scale = "batch size at which noise and signal are equal, in examples"
         cov = "trace of its covariance"
         return (
             replace(self.norm, name="gradient norm", meaning=floor),
@@ -124,10 +124,10 @@ class GradientNoise(CheckedResult):
         if not self.is_scale_known:
             return (
                 f"the noise scale is not known, as its error is too large ({shown} "
-                f"{self.unit}; more examples narrow it)"
+                "examples; more examples narrow it)"
             )
         return (
-            f"the noise scale is {shown} {self.unit}: in a smaller batch the sampling noise of "
+            f"the noise scale is {shown} examples: in a smaller batch the sampling noise of "
             "the gradient is larger than the mean gradient"
         )
 
