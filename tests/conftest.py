@@ -1,3 +1,4 @@
+import inspect
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,3 +41,13 @@ def pieces_run(monkeypatch):
 
     monkeypatch.setattr(Serial, "run", counting)
     return pieces
+
+
+@pytest.fixture
+def short_films(monkeypatch):
+    """Films of two frames, however `write_film` was imported where it is called."""
+    from lossatlas.report.film import write_film
+
+    defaults = inspect.unwrap(write_film).__kwdefaults__
+    for name, value in {"seconds": 0.5, "rate": 4, "width": 160}.items():
+        monkeypatch.setitem(defaults, name, value)

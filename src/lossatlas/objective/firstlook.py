@@ -29,8 +29,8 @@ def first_look(objective: "Objective", walk: Callable[[], T]) -> T:
     try:
         return _watched(objective, walk)
     except Exception as error:
-        if isinstance(error, AtlasError) and error.__cause__ is None:
-            # Said by this library, of the loss as it is.
+        is_of_loss = isinstance(error, LossError) and error.__cause__ is not None
+        if isinstance(error, AtlasError) and not is_of_loss:
             raise
         if objective.collective_ranks is not None:
             # The others wait in the pass that failed here.

@@ -125,8 +125,8 @@ def suggest_lr(
         >>> suggestion = la.suggest_lr(objective, "sgd", updates=20)
         >>> suggestion.low <= suggestion.lr <= suggestion.high
         True
-        >>> la.suggest_lr(objective, "sgd", lr=1000.0, updates=20).verdict
-        'too high'
+        >>> la.suggest_lr(objective, "sgd", lr=0.001, updates=20).verdict
+        'lower than needed'
 
     Source: range test: Smith, WACV 2017, arXiv:1506.01186; edge: Cohen et al., ICLR 2021,
         arXiv:2103.00065; noise scale: McCandlish et al., arXiv:1812.06162; calibration: split
