@@ -86,7 +86,7 @@ def test_the_run_is_a_plain_one_and_takes_no_part_in_the_search(batches):
 
 def test_it_is_in_rows_json_picture_and_files(batches, tmp_path):
     found = la.suggest_lr(make_objective(batches), "sgd", lr=5.0, updates=20)
-    assert any("final loss at 5 above the suggested rate's" in row[0] for row in found.rows())
+    assert any("final loss at 5 above the best run's" in row[0] for row in found.rows())
     told = found.summary()
     assert (told["given_lr"], told["verdict"]) == (5.0, "too high")
     json.dumps(told)

@@ -129,7 +129,7 @@ class JudgedRate:
             self.gap if self.is_compared else math.nan,
             self.gap_error if is_known else math.nan,
             samples=self.units, sample_unit=unit,
-            name=f"final loss at {number(self.lr, 3)} above the suggested rate's",
+            name=f"final loss at {number(self.lr, 3)} above the best run's",
             why_no_error=None if is_known else why,
             meaning=f"short runs, {rates}, same examples",
         )  # fmt: skip
