@@ -44,6 +44,7 @@ def text_table(
 ) -> str:
     """A `tabular` environment of texts, with notes as last rows and references as comments."""
     columns = ["l" if any(map(_is_text, cells)) else "r" for cells in zip(*rows, strict=True)]
+    columns = columns or ["l"] * len(head)
     cells = [tuple(map(latex_cell, row)) for row in rows]
     written = [latex(note) for note in notes]
     return _tabular("".join(columns), [*map(latex, head)], cells, written) + _comments(

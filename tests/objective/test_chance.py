@@ -1,5 +1,6 @@
 """Losses of constant predictions, beside closed forms."""
 
+import logging
 import math
 
 import pytest
@@ -41,7 +42,7 @@ def test_of_squares_it_is_the_variance():
     assert found.zero == pytest.approx(float(targets.square().mean()), rel=1e-6)
 
 
-def test_a_loss_of_model_and_batch_serves_where_it_only_calls_the_model():
+def test_a_loss_of_model_and_batch_serves_where_it_only_calls_the_model(caplog):
     def loss(model, batch):
         return F.cross_entropy(model(batch[0]), batch[1])
 
@@ -53,7 +54,9 @@ def test_a_loss_of_model_and_batch_serves_where_it_only_calls_the_model():
         return F.cross_entropy(F.linear(batch[0], model.weight), batch[1])
 
     other.whole = True
-    assert chance_level(made(other, 2, targets)) is None
+    with caplog.at_level(logging.DEBUG):
+        assert chance_level(made(other, 2, targets)) is None
+    assert "no constant prediction can be fitted" in caplog.text
 
 
 @pytest.mark.parametrize("wrap", [dict, SimpleOutput])

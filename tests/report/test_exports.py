@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lossatlas.errors import ArgumentError, UnknownNameError
-from lossatlas.latex_table import latex_cell
+from lossatlas.latex_table import latex_cell, text_table
 from lossatlas.report import film, write_film, write_mesh
 from lossatlas.result import Estimate
 from lossatlas.text import MINUS
@@ -180,3 +180,7 @@ def test_a_table_for_latex_names_the_papers_for_what_they_were_used():
     survey = line().to_latex()
     assert survey.count("filter-normalized") == 1
     assert "saddle-minimum average distance (SMAD): J. Chen" in survey
+
+
+def test_a_table_without_rows_has_a_column_for_each_heading():
+    assert r"\begin{tabular}{ll}" in text_table(("rate", "loss"), [], (), ())

@@ -1,5 +1,6 @@
 """The loss at the weights beside that of a constant prediction: was anything learned?"""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lossatlas.objective.objective import Objective
 from lossatlas.objective.weighted import Total, total_of
 from lossatlas.text import number, with_error
 
+logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 # A loss is below that of equal probabilities from this share on: fresh weights cost a little
 # more or less.
@@ -120,8 +122,9 @@ def _constant_losses(objective: Objective) -> _Constants | None:
     if objective.shared is None and objective.placed is None:
         try:
             constants = _fitted(objective)
-        except Exception:
+        except Exception as error:
             # A loss that needs more of a model than its outputs has no constant.
+            logger.debug("no constant prediction can be fitted: %r", error)
             constants = None
         if constants is not None:
             is_telling = math.isfinite(constants.best) and constants.best > _PERFECT
